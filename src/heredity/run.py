@@ -1,0 +1,241 @@
+"""A run folder: what was asked, with which versions and seed, what came out, and how far it got.
+
+run.json · config.toml · log.txt · metrics.jsonl · tables/*.parquet · report.html
+"""
+
+import json
+import os
+import platform
+import resource
+import sys
+import time
+from collections.abc import Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from heredity import __version__
+from heredity.atomic import replacing, write_text
+from heredity.errors import ConfigError, StoreError, naming_full_disk
+
+_PACKAGES = ("numpy", "numba", "scipy", "scikit-learn", "polars", "torch", "transformers", "tokenizers", "safetensors")
+
+
+class Run:
+    """A folder that one command fills, resumes and reads back.
+
+    Every file in it appears whole or not at all. `done(stage)` and `finish_stage(stage)` are the journal by
+    which an interrupted command goes on where it stopped.
+    """
+
+    def __init__(self, path: Path, state: dict[str, Any]) -> None:
+        self.path = path
+        self._state = state
+        self._started = time.perf_counter()
+        self._cpu = time.process_time()
+
+    @classmethod
+    def open(
+        cls,
+        path: Path | str,
+        *,
+        command: str,
+        config: Mapping[str, Any],
+        seed: int,
+        resume: bool = False,
+        overwrite: bool = False,
+    ) -> "Run":
+        """Create a run folder, or go on with one.
+
+        Args:
+            path: folder; created when missing.
+            command: what is run, for the record.
+            config: plain values; a resumed run must have been started with the same ones.
+            seed: the one seed of the run.
+            resume: go on with a folder that the same command and configuration started.
+            overwrite: discard the journal of an earlier run in the folder.
+
+        Raises:
+            ConfigError: the folder is not empty and neither `resume` nor `overwrite` is given, holds something
+                other than a run, or was started with another configuration.
+        """
+        path = Path(path)
+        if path.exists() and not path.is_dir():
+            raise ConfigError(f"{path}: exists and is not a folder", "choose another output with -o")
+        state = {
+            "schema": 1, "command": command, "config": json.loads(json.dumps(config)), "seed": seed,
+            "status": "running", "stages": {}, "environment": environment(),
+        }  # fmt: skip
+        record = path / "run.json"
+        if path.exists() and any(path.iterdir()) and not overwrite:
+            if not resume:
+                raise ConfigError(f"{path}: the folder is not empty", "add --resume to go on, or --overwrite to start anew")
+            if not record.exists():
+                raise ConfigError(f"{path}: not a run folder (no run.json)", "choose another output with -o")
+            before = read_record(record)
+            for field in ("command", "config", "seed"):
+                if before[field] != state[field]:
+                    raise ConfigError(
+                        f"{path}: was started with another {field}{_first_difference(before[field], state[field])}",
+                        "use the same settings to resume, --overwrite to start anew, or another -o",
+                    )
+            state["stages"] = before["stages"]
+        path.mkdir(parents=True, exist_ok=True)
+        run = cls(path, state)
+        if overwrite:
+            for stale in (*path.glob("tables/*.parquet"), path / "metrics.jsonl", path / "log.txt", path / "report.html"):
+                stale.unlink(missing_ok=True)
+        write_text(path / "config.toml", to_toml(config))
+        run._save()
+        return run
+
+    @property
+    def seed(self) -> int:
+        """The seed of the run."""
+        return int(self._state["seed"])
+
+    def done(self, stage: str) -> bool:
+        """Say whether a stage has been finished by this or an earlier process."""
+        return stage in self._state["stages"]
+
+    def finish_stage(self, stage: str, **facts: Any) -> None:
+        """Record that a stage's outputs are on disk, with its wall seconds and any facts worth keeping."""
+        now, cpu = time.perf_counter(), time.process_time()
+        self._state["stages"][stage] = {
+            "wall_seconds": round(now - self._started, 3), "cpu_seconds": round(cpu - self._cpu, 3), **facts,
+        }  # fmt: skip
+        self._started, self._cpu = now, cpu
+        self._save()
+        self.log(f"{stage}: done")
+
+    def start_stage(self) -> None:
+        """Start the clock of the next stage here, so that what came before is not counted as its time."""
+        self._started, self._cpu = time.perf_counter(), time.process_time()
+
+    def facts(self, stage: str) -> dict[str, Any]:
+        """Return what `finish_stage` recorded."""
+        return dict(self._state["stages"][stage])
+
+    def log(self, text: str) -> None:
+        """Append a dated line to log.txt."""
+        with naming_full_disk(self.path / "log.txt"), (self.path / "log.txt").open("a", encoding="utf-8") as file:
+            file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
+
+    def metric(self, **values: Any) -> None:
+        """Append one JSON object to metrics.jsonl."""
+        line = json.dumps(values, allow_nan=False)
+        with naming_full_disk(self.path / "metrics.jsonl"), (self.path / "metrics.jsonl").open("a", encoding="utf-8") as file:
+            file.write(line + "\n")
+
+    def write_table(self, name: str, table: pl.DataFrame) -> Path:
+        """Write tables/NAME.parquet whole."""
+        target = self.path / "tables" / f"{name}.parquet"
+        with replacing(target) as temporary:
+            table.write_parquet(temporary, statistics=False)
+        return target
+
+    def table(self, name: str) -> pl.DataFrame:
+        """Read a table back.
+
+        Raises:
+            StoreError: the run has no such table.
+        """
+        source = self.path / "tables" / f"{name}.parquet"
+        if not source.exists():
+            raise StoreError(f"{source}: no such table", "run the command that makes it, or resume the run")
+        return pl.read_parquet(source)
+
+    def has_table(self, name: str) -> bool:
+        """Say whether the run has a table."""
+        return (self.path / "tables" / f"{name}.parquet").exists()
+
+    def finish(self, status: str) -> None:
+        """Record how the command ended: done, failed or interrupted."""
+        self._state["status"] = status
+        self._save()
+
+    def record(self) -> dict[str, Any]:
+        """Return run.json as plain values."""
+        return dict(json.loads(json.dumps(self._state)))
+
+    def _save(self) -> None:
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        self._state["peak_rss_bytes"] = peak if sys.platform == "darwin" else peak * 1024
+        write_text(self.path / "run.json", json.dumps(self._state, indent=1) + "\n")
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """Read a run.json.
+
+    Raises:
+        ConfigError: it is not one.
+    """
+    try:
+        state = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path}: cannot be read as a run record ({error})", "--overwrite starts anew") from None
+    if not isinstance(state, dict) or not {"command", "config", "seed", "stages"} <= state.keys():
+        raise ConfigError(f"{path}: not a run record", "--overwrite starts anew")
+    return state
+
+
+def environment() -> dict[str, Any]:
+    """Return the versions and the machine that a number may depend on."""
+    versions = {"heredity": __version__, "python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return {"versions": versions, "platform": platform.platform(), "cpus": os.cpu_count()}
+
+
+def to_toml(values: Mapping[str, Any]) -> str:
+    """Write plain nested values as TOML: tables for mappings, arrays of tables for lists of mappings."""
+    return "\n".join(_toml_lines(values, ())) + "\n"
+
+
+def _toml_lines(values: Mapping[str, Any], path: tuple[str, ...]) -> list[str]:
+    lines = [f"{_toml_key(k)} = {_toml_value(v)}" for k, v in values.items() if v is not None and not _is_table(v)]
+    for name, value in values.items():
+        if not _is_table(value):
+            continue
+        inner = (*path, _toml_key(name))
+        tables = value if isinstance(value, list) else [value]
+        for table in tables:
+            head = ".".join(inner)
+            lines += ["", f"[[{head}]]" if isinstance(value, list) else f"[{head}]", *_toml_lines(table, inner)]
+    return lines
+
+
+def _is_table(value: Any) -> bool:
+    if isinstance(value, Mapping):
+        return True
+    return isinstance(value, list) and bool(value) and all(isinstance(v, Mapping) for v in value)
+
+
+def _toml_key(name: str) -> str:
+    bare = name.replace("-", "").replace("_", "")
+    return name if bare.isascii() and bare.isalnum() else json.dumps(name, ensure_ascii=False)
+
+
+def _toml_value(value: Any) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, str):
+        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(_toml_value(v) for v in value) + "]"
+    if isinstance(value, Mapping):
+        return "{ " + ", ".join(f"{_toml_key(k)} = {_toml_value(v)}" for k, v in value.items()) + " }"
+    return repr(value)
+
+
+def _first_difference(before: Any, after: Any, path: str = "") -> str:
+    if isinstance(before, Mapping) and isinstance(after, Mapping):
+        for name in sorted({*before, *after}):
+            if before.get(name) != after.get(name):
+                return _first_difference(before.get(name), after.get(name), f"{path}.{name}" if path else name)
+    return f" ({path + ': ' if path else ''}{before!r} before, {after!r} now)"
