@@ -1,6 +1,7 @@
 """Write a file whole or not at all: temporary file in the same folder, fsync, rename, fsync of the folder."""
 
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -55,3 +56,33 @@ def sync_folder(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+@contextmanager
+def replacing_folder(path: Path) -> Iterator[Path]:
+    """Yield a temporary sibling folder; on success its files are flushed and it becomes `path`, on failure it goes.
+
+    An earlier folder at `path` is replaced as a whole, so stale files never survive.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        with naming_full_disk(path):
+            temporary.mkdir()
+            yield temporary
+            for file in sorted(p for p in temporary.rglob("*") if p.is_file()):
+                with file.open("rb+") as handle:
+                    os.fsync(handle.fileno())
+            sync_folder(temporary)
+            if path.exists():
+                old = path.with_name(f".{path.name}.{os.getpid()}.old")
+                path.rename(old)
+                temporary.rename(path)
+                shutil.rmtree(old)
+            else:
+                temporary.rename(path)
+            sync_folder(path.parent)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)

@@ -1,0 +1,130 @@
+"""Load a checkpoint folder as a live torch model, offline and without remote code."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from heredity.errors import CheckpointError, ConfigError, ExtraMissingError, MismatchError
+
+try:
+    import torch
+    from torch import nn
+except ModuleNotFoundError as error:
+    raise ExtraMissingError("work with live models", "models") from error
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def load(path: Path | str, *, device: str = "cpu", dtype: str = "float32") -> nn.Module:
+    """Load a causal LM from a Hugging Face folder, in evaluation mode.
+
+    Args:
+        path: folder with config.json and safetensors.
+        device: torch device, e.g. "cpu" or "cuda:0".
+        dtype: "float32", "bfloat16" or "float16".
+
+    Raises:
+        CheckpointError: no such folder, or transformers cannot read it.
+        MismatchError: the weights do not fit the configuration.
+    """
+    from transformers import AutoModelForCausalLM
+
+    folder = Path(path)
+    if not (folder / "config.json").is_file():
+        raise CheckpointError(f"{folder}: no config.json", "give a folder that a model was saved to")
+    if not any(folder.glob("*.safetensors")):
+        raise CheckpointError(f"{folder}: no safetensors file", "only safetensors weights are loaded; pickles are not")
+    with quiet_transformers():
+        try:
+            model, info = AutoModelForCausalLM.from_pretrained(
+                folder, dtype=dtype_of(dtype), local_files_only=True, trust_remote_code=False,
+                use_safetensors=True, output_loading_info=True,
+            )  # fmt: skip
+        except (OSError, ValueError, RuntimeError) as error:
+            raise CheckpointError(f"{folder}: {_first_line(error)}", "check the folder with `heredity inspect`") from error
+        except Exception as error:  # noqa: BLE001  safetensors' own error class derives from Exception alone
+            if type(error).__module__.startswith("safetensors"):
+                raise CheckpointError(f"{folder}: {_first_line(error)}", "the file is truncated or damaged") from error
+            raise
+    wrong = sorted(map(str, [*info["missing_keys"], *info["unexpected_keys"], *info.get("mismatched_keys", [])]))
+    if wrong:
+        raise MismatchError(
+            f"{folder}: {len(wrong)} tensors do not fit config.json, first {wrong[0]}",
+            "the weights and the configuration belong to different models",
+        )
+    return model.to(_device(device)).eval()  # type: ignore[no-any-return]
+
+
+def initialise(config: dict[str, Any], *, seed: int, device: str = "cpu") -> nn.Module:
+    """Make a model with random weights from a transformers configuration, in float32.
+
+    Args:
+        config: the content of a config.json, with `model_type`.
+        seed: seed of the weights.
+        device: torch device.
+    """
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    values = dict(config)
+    kind = values.pop("model_type")
+    torch.manual_seed(seed)
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **values))
+    return model.to(_device(device), dtype=torch.float32)  # type: ignore[no-any-return]
+
+
+def tokenizer(path: Path | str) -> Any:
+    """Load the tokenizer of a checkpoint folder.
+
+    Raises:
+        CheckpointError: there is none, or transformers cannot read it.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(Path(path), local_files_only=True, trust_remote_code=False)
+    except (OSError, ValueError, json.JSONDecodeError) as error:
+        raise CheckpointError(f"{path}: no tokenizer ({_first_line(error)})", "copy the tokenizer's files there") from error
+
+
+def dtype_of(name: str) -> torch.dtype:
+    """Turn a dtype's name into torch's.
+
+    Raises:
+        ConfigError: not a floating dtype that models run in.
+    """
+    if name not in DTYPES:
+        raise ConfigError(f"dtype {name!r} is not one of {', '.join(DTYPES)}", "choose one of them with --dtype")
+    return DTYPES[name]
+
+
+class quiet_transformers:  # noqa: N801  reads as a verb: `with quiet_transformers():`
+    """Keep transformers' progress bars and load reports off stderr, which belongs to our own log."""
+
+    def __enter__(self) -> None:
+        from transformers.utils import logging
+
+        self._level = logging.get_verbosity()
+        self._bars = logging.is_progress_bar_enabled()
+        logging.set_verbosity_error()
+        logging.disable_progress_bar()
+
+    def __exit__(self, *_: object) -> None:
+        from transformers.utils import logging
+
+        logging.set_verbosity(self._level)
+        if self._bars:
+            logging.enable_progress_bar()
+
+
+def _device(name: str) -> torch.device:
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ConfigError(f"device {name!r} is not a torch device", "use cpu, cuda or cuda:N") from None
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(f"device {name!r}: this torch sees no CUDA device", "use --device cpu")
+    return device
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
