@@ -1,6 +1,8 @@
 """Load a checkpoint folder as a live torch model, offline and without remote code."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -97,23 +99,31 @@ def dtype_of(name: str) -> torch.dtype:
     return DTYPES[name]
 
 
-class quiet_transformers:  # noqa: N801  reads as a verb: `with quiet_transformers():`
+@contextmanager
+def quiet_transformers() -> Iterator[None]:
     """Keep transformers' progress bars and load reports off stderr, which belongs to our own log."""
+    from transformers.utils import logging
 
-    def __enter__(self) -> None:
-        from transformers.utils import logging
-
-        self._level = logging.get_verbosity()
-        self._bars = logging.is_progress_bar_enabled()
-        logging.set_verbosity_error()
-        logging.disable_progress_bar()
-
-    def __exit__(self, *_: object) -> None:
-        from transformers.utils import logging
-
-        logging.set_verbosity(self._level)
-        if self._bars:
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
             logging.enable_progress_bar()
+
+
+@contextmanager
+def threads(count: int) -> Iterator[None]:
+    """Run a block with `count` torch threads; the order of sums, and so the last bits, depend on it."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _device(name: str) -> torch.device:

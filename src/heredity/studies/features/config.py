@@ -230,6 +230,12 @@ def with_values(config: StudyConfig, assignments: tuple[str, ...]) -> StudyConfi
     return build(values, "--set")
 
 
+def plain(config: StudyConfig) -> dict[str, Any]:
+    """Turn settings into plain values, as they stand in a study file."""
+    values: dict[str, Any] = msgspec.to_builtins(config)
+    return values
+
+
 def _check(config: StudyConfig, name: str) -> None:
     domains = [c.domain for c in config.text.corpora]
     doubled = sorted({d for d in domains if domains.count(d) > 1})

@@ -1,0 +1,70 @@
+"""`heredity demo`: the feature study from nothing to one page."""
+
+from pathlib import Path
+
+import click
+
+from heredity.cli import _options
+
+
+@click.command()
+@click.option(
+    "--preset", type=click.Choice(["smoke", "small", "paper"]), default="small", show_default=True,
+    help="smoke: two minutes. small: a quarter of an hour. paper: the paper's own data and sizes (needs a GPU and a hub).",
+)  # fmt: skip
+@click.option("--config", type=click.Path(path_type=Path), help="A study file of your own instead of a preset.")
+@click.option("--print-config", is_flag=True, help="Print the settings as TOML and stop.")
+@_options.out
+@_options.seed
+@_options.device
+@_options.settings
+@_options.resume
+@_options.overwrite
+@_options.as_json
+@_options.quiet
+def command(
+    preset: str, config: Path | None, print_config: bool, out: Path | None, seed: int, device: str,
+    settings: tuple[str, ...], resume: bool, overwrite: bool, as_json: bool, quiet: bool,
+) -> None:  # fmt: skip
+    """Build a family on real text, merge it, train SAEs, track features, and write one HTML page.
+
+    Trains a one-layer base model on plays and Python, fine-tunes it on Lua and on Bible prose, merges the two by
+    SLERP, trains sparse autoencoders on every member, and follows features along every edge. Interrupted, it goes
+    on where it stopped when called again with the same settings.
+    """
+    from heredity.errors import ConfigError
+    from heredity.run import Run, to_toml
+    from heredity.studies.features import config as settings_of
+    from heredity.studies.features.study import study
+
+    if resume and overwrite:
+        raise ConfigError("--resume and --overwrite exclude each other", "choose one")
+    chosen = settings_of.read(config) if config else settings_of.preset(preset)
+    chosen = settings_of.with_values(chosen, settings)
+    if print_config:
+        click.echo(to_toml(settings_of.plain(chosen)), nl=False)
+        return
+    folder = out or Path("runs") / f"demo-{config.stem if config else preset}"
+    # The demo goes on with its own folder by itself; Run.open refuses any other folder that is not empty.
+    run = Run.open(
+        folder, command="demo", config=settings_of.plain(chosen), seed=seed, resume=not overwrite, overwrite=overwrite
+    )
+    try:
+        made = study(
+            run, chosen, root=config.parent if config else Path.cwd(), device=device,
+            progress=_options.progress(quiet), say=lambda text: _options.say(text, quiet=quiet),
+        )  # fmt: skip
+    except KeyboardInterrupt:
+        run.finish("interrupted")
+        raise
+    except BaseException:
+        run.finish("failed")
+        raise
+    run.finish("done")
+    page = folder / "report.html"
+    findings = run.table("findings")["text"].to_list()
+    if not made:
+        _options.say("Everything was done already; --overwrite starts anew.", quiet=quiet)
+    _options.emit(
+        {"run": str(folder), "report": str(page), "findings": findings}, as_json=as_json, lines=[*findings, "", f"report: {page}"]
+    )
