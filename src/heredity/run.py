@@ -129,6 +129,15 @@ class Run:
         with naming_full_disk(self.path / "metrics.jsonl"), (self.path / "metrics.jsonl").open("a", encoding="utf-8") as file:
             file.write(line + "\n")
 
+    def drop_metrics(self, **match: Any) -> None:
+        """Remove the lines of metrics.jsonl whose fields have these values, before they are made again."""
+        target = self.path / "metrics.jsonl"
+        if not target.exists():
+            return
+        rows = [json.loads(line) for line in target.read_text(encoding="utf-8").splitlines() if line.endswith("}")]
+        kept = [row for row in rows if any(row.get(k) != v for k, v in match.items())]
+        write_text(target, "".join(json.dumps(row) + "\n" for row in kept))
+
     def write_table(self, name: str, table: pl.DataFrame) -> Path:
         """Write tables/NAME.parquet whole."""
         target = self.path / "tables" / f"{name}.parquet"
@@ -218,14 +227,18 @@ def _is_table(value: Any) -> bool:
 
 def _toml_key(name: str) -> str:
     bare = name.replace("-", "").replace("_", "")
-    return name if bare.isascii() and bare.isalnum() else json.dumps(name, ensure_ascii=False)
+    return name if bare.isascii() and bare.isalnum() else _toml_text(name)
+
+
+def _toml_text(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def _toml_value(value: Any) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, str):
-        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+        return _toml_text(value)
     if isinstance(value, list | tuple):
         return "[" + ", ".join(_toml_value(v) for v in value) + "]"
     if isinstance(value, Mapping):

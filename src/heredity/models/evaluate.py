@@ -56,15 +56,10 @@ class LmScores:
             })  # fmt: skip
         return pl.DataFrame(rows)
 
-    def loss_of(self, domain: str) -> float:
-        """Mean loss of one domain, nats per token."""
-        rows = self.domain == self.domains.index(domain)
-        return float(self.loss[rows].sum() / self.n_tokens[rows].sum())
-
-    def accuracy_of(self, domain: str) -> float:
-        """Share of next tokens of one domain predicted exactly."""
-        rows = self.domain == self.domains.index(domain)
-        return float(self.correct[rows].sum() / self.n_tokens[rows].sum())
+    def summary(self) -> tuple[float, float]:
+        """Mean loss (nats per token) and accuracy over all documents."""
+        n = self.n_tokens.sum()
+        return float(self.loss.sum() / n), float(self.correct.sum() / n)
 
 
 def lm_scores(model: nn.Module, stream: TokenStream, *, batch_tokens: int = 4096) -> LmScores:
