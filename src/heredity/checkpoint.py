@@ -1,0 +1,292 @@
+"""A checkpoint on disk or on the Hub: headers only, then float32 blocks of one tensor at a time.
+
+Reads go through `pread` into reused buffers: nothing is mapped, so a file cut short while it is read is an error
+message and not a crash, and memory stays at the size of a block.
+"""
+
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from heredity.errors import CheckpointError
+from heredity.header import TensorInfo, read_header
+
+__all__ = ["Checkpoint", "TensorInfo", "TensorReader"]
+
+SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+_PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json", "model.pt", "consolidated.00.pth")
+
+
+class Checkpoint:
+    """Tensors by name, read lazily.
+
+    Attributes:
+        path: the folder (or the one file).
+        name: the folder's name, for messages and tables.
+        config: config.json, or empty.
+        tensors: name → `TensorInfo`, sorted by name.
+        metadata: `__metadata__` of the first file.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        tensors: Mapping[str, TensorInfo],
+        config: Mapping[str, Any],
+        *,
+        name: str | None = None,
+        metadata: Mapping[str, str] | None = None,
+    ) -> None:
+        self.path = path
+        self.name = name or path.name
+        self.config = dict(config)
+        self.metadata = dict(metadata or {})
+        self.tensors: Mapping[str, TensorInfo] = MappingProxyType(dict(sorted(tensors.items())))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _remake, (type(self), self.path, dict(self.tensors), self.config, self.name, self.metadata)
+
+    @classmethod
+    def open(
+        cls, ref: "str | Path | Checkpoint", *, revision: str | None = None, offline: bool | None = None
+    ) -> "Checkpoint":
+        """Open a folder, a .safetensors file, or a Hub id ("org/name" or "org/name@revision").
+
+        Reads headers only. The size of every tensor is checked against its file.
+
+        Args:
+            ref: what to open; a checkpoint is returned as it is.
+            revision: branch, tag or commit of a Hub id.
+            offline: never use the network; default: the environment's HF_HUB_OFFLINE.
+
+        Raises:
+            CheckpointError: missing, truncated, damaged, or only pickled weights.
+        """
+        if isinstance(ref, Checkpoint):
+            return ref
+        path = Path(ref)
+        if not path.exists():
+            from heredity.hub import resolve
+
+            path = resolve(str(ref), revision=revision, offline=offline)
+        if path.is_file():
+            tensors, metadata = read_header(path)
+            return cls(path, tensors, _config(path.parent), name=path.stem, metadata=metadata)
+        tensors, metadata = _folder_tensors(path)
+        return cls(path, tensors, _config(path), name=_folder_name(path, ref), metadata=metadata)
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The files that hold tensors, in order of name."""
+        return tuple(sorted({tensor.file for tensor in self.tensors.values()}))
+
+    def info(self, name: str) -> TensorInfo:
+        """Return where a tensor lies.
+
+        Raises:
+            CheckpointError: there is no such tensor.
+        """
+        if name not in self.tensors:
+            raise CheckpointError(f"{self.path}: has no tensor {name}", "heredity inspect lists what it has")
+        return self.tensors[name]
+
+    @contextmanager
+    def reading(self, name: str) -> Iterator["TensorReader"]:
+        """Open one tensor for block reads; the file is closed at the end of the block.
+
+        Raises:
+            CheckpointError: no such tensor, or its file cannot be opened.
+        """
+        info = self.info(name)
+        try:
+            descriptor = os.open(info.file, os.O_RDONLY)
+        except OSError as error:
+            raise CheckpointError(
+                f"{info.file}: cannot be read ({error.strerror})", "check the file and run again"
+            ) from None
+        try:
+            yield TensorReader(info, descriptor)
+        finally:
+            os.close(descriptor)
+
+    def block(self, name: str, start: int, stop: int) -> NDArray[np.float32]:
+        """Return the flat elements [start, stop) of a tensor as float32.
+
+        >>> Checkpoint.open("base").block("lm_head.weight", 0, 4096).shape
+        (4096,)
+        """
+        with self.reading(name) as reader:
+            return reader.read(start, stop)
+
+    def read(self, name: str) -> NDArray[np.float32]:
+        """Return a whole tensor as float32 in its shape."""
+        info = self.info(name)
+        return self.block(name, 0, info.size).reshape(info.shape)
+
+    def raw(self, name: str) -> NDArray[np.uint8]:
+        """Return the bytes of a tensor as a read-only memory map, uint8[nbytes]."""
+        info = self.info(name)
+        if info.nbytes == 0:
+            return np.empty(0, np.uint8)
+        return np.memmap(info.file, np.uint8, "r", info.start, (info.nbytes,))
+
+    def renamed(self, names: Mapping[str, str]) -> "Checkpoint":
+        """Return a view with the tensors of `names` (new name → own name) and no others."""
+        return Checkpoint(
+            self.path,
+            {new: self.info(own) for new, own in names.items()},
+            self.config,
+            name=self.name,
+            metadata=self.metadata,
+        )
+
+
+class TensorReader:
+    """Block reads of one open tensor."""
+
+    def __init__(self, info: TensorInfo, descriptor: int) -> None:
+        self.info = info
+        self._descriptor = descriptor
+
+    def read_raw(self, start: int, stop: int, buffer: NDArray[np.uint8]) -> int:
+        """Fill the head of `buffer` with the bytes of elements [start, stop); return how many bytes.
+
+        Raises:
+            CheckpointError: the file ended before the last byte.
+        """
+        item = self.info.item_bytes
+        if not 0 <= start <= stop <= self.info.size:
+            raise IndexError(f"{self.info.name}: elements {start}…{stop} of {self.info.size}")
+        wanted, offset = (stop - start) * item, self.info.start + start * item
+        target = memoryview(buffer)[:wanted]
+        done = 0
+        while done < wanted:
+            try:
+                got = os.preadv(self._descriptor, [target[done:]], offset + done)
+            except OSError as error:
+                raise CheckpointError(
+                    f"{self.info.file}: tensor {self.info.name} cannot be read ({error.strerror})",
+                    "check the disk and run again",
+                ) from None
+            if got == 0:
+                raise CheckpointError(
+                    f"{self.info.file}: ended inside tensor {self.info.name}: it was cut short after it was opened",
+                    "restore the file, then run again: finished parts are kept",
+                )
+            done += got
+        return wanted
+
+    def read(self, start: int, stop: int, out: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
+        """Return elements [start, stop) as float32, in `out` when it is given."""
+        from heredity.kernels.decode import decode
+
+        if not 0 <= start <= stop <= self.info.size:
+            raise IndexError(f"{self.info.name}: elements {start}…{stop} of {self.info.size}")
+        out = np.empty(stop - start, np.float32) if out is None else out
+        if self.info.dtype == "F32":
+            self.read_raw(start, stop, out.view(np.uint8))
+            return out
+        step = 1 << 18
+        buffer = np.empty(min(step, stop - start) * self.info.item_bytes, np.uint8)
+        for low in range(start, stop, step):
+            high = min(stop, low + step)
+            used = self.read_raw(low, high, buffer)
+            decode(buffer[:used], self.info.dtype, out[low - start : high - start])
+        return out
+
+
+def _folder_tensors(path: Path) -> tuple[dict[str, TensorInfo], dict[str, str]]:
+    if (path / SINGLE).exists():  # as transformers: one whole file goes before an index
+        return read_header(path / SINGLE)
+    if (path / INDEX).exists():
+        return _sharded(path)
+    if (path / "adapter_config.json").exists():
+        raise CheckpointError(
+            f"{path}: a LoRA adapter, not a whole checkpoint",
+            "name its base: it is the base plus the adapter",
+        )
+    singles = sorted(path.glob("*.safetensors"))
+    if len(singles) == 1:
+        return read_header(singles[0])
+    pickled = [name for name in _PICKLES if (path / name).exists()]
+    if pickled:
+        raise CheckpointError(
+            f"{path}: only pickled weights ({pickled[0]}), which can run code when they are opened",
+            "convert them to safetensors, or pass --allow-pickle-weights if you trust their author",
+        )
+    what = f"{len(singles)} safetensors files and no {INDEX}" if singles else "no safetensors weights"
+    raise CheckpointError(f"{path}: {what}", f"a checkpoint has {SINGLE}, or shards with {INDEX}")
+
+
+def _sharded(path: Path) -> tuple[dict[str, TensorInfo], dict[str, str]]:
+    index = path / INDEX
+    try:
+        weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        entries = sorted(weight_map.items())
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise CheckpointError(
+            f"{index}: cannot be read as an index ({error})", "download or write it again"
+        ) from None
+    for name, file in entries:
+        if not isinstance(file, str) or not _stays_inside(file):
+            raise CheckpointError(
+                f"{index}: tensor {name} points outside the folder: {file!r}", "do not use this checkpoint"
+            )
+    shards: dict[str, dict[str, TensorInfo]] = {}
+    metadata: dict[str, str] = {}
+    for file in sorted({file for _, file in entries}):
+        if not (path / file).exists():
+            raise CheckpointError(
+                f"{path / file}: the shard is missing", "download the whole checkpoint again"
+            )
+        shards[file], found = read_header(path / file)
+        metadata = metadata or found
+    for name, file in entries:
+        if name not in shards[file]:
+            raise CheckpointError(
+                f"{path / file}: lacks tensor {name} that {INDEX} places there", "download it again"
+            )
+    return {name: shards[file][name] for name, file in entries}, metadata
+
+
+def _stays_inside(file: str) -> bool:
+    parts: Sequence[str] = PurePosixPath(file).parts
+    return (
+        bool(parts)
+        and not file.startswith("/")
+        and ".." not in parts
+        and "\\" not in file
+        and "\0" not in file
+    )
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    path = folder / "config.json"
+    if not path.exists():
+        return {}
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path}: cannot be read ({error})", "download or write it again") from None
+    if not isinstance(config, dict):
+        raise CheckpointError(f"{path}: is not a table", "download or write it again")
+    return config
+
+
+def _folder_name(path: Path, ref: str | Path) -> str:
+    if not Path(ref).exists():
+        return str(ref).split("@")[0].rsplit("/", 1)[-1]
+    return path.resolve().name
+
+
+def _remake(
+    cls: type[Checkpoint], path: Path, tensors: Any, config: Any, name: str, metadata: Any
+) -> Checkpoint:
+    return cls(path, tensors, config, name=name, metadata=metadata)

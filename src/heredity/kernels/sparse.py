@@ -1,0 +1,228 @@
+"""Kernels over sparse codes: pick the top activations, decode by gathering rows, gradients, fused Adam.
+
+Codes of a batch are kept as CSR: `indptr [tokens + 1]`, `indices [nnz]` (latent, ascending within a token) and
+`values [nnz]`. Matrices of weights have one row per latent, `[d_sae, d_in]`, so every access is a contiguous row.
+Source: the gradients are written out in features/backward.py; Adam: Kingma & Ba 2015.
+"""
+
+import math
+
+import numpy as np
+from numba import njit, prange
+from numpy import ndarray
+
+_CHUNK = 32
+
+
+@njit(cache=True, fastmath=True)
+def _sift_down(heap_value: ndarray, heap_index: ndarray, value: float, index: int) -> None:
+    """Replace the root of a min-heap and restore the heap."""
+    size = heap_value.shape[0]
+    at = 0
+    while True:
+        child = 2 * at + 1
+        if child >= size:
+            break
+        if child + 1 < size and heap_value[child + 1] < heap_value[child]:
+            child += 1
+        if heap_value[child] >= value:
+            break
+        heap_value[at] = heap_value[child]
+        heap_index[at] = heap_index[child]
+        at = child
+    heap_value[at] = value
+    heap_index[at] = index
+
+
+@njit(cache=True, parallel=True, fastmath=True)
+def top_rows(pre: ndarray, k: int, indices: ndarray, values: ndarray, counts: ndarray) -> None:
+    """Write the at most k largest positive entries of each row, by ascending column; `counts` says how many.
+
+    Args:
+        pre: pre-activations, float32 [tokens, d_sae].
+        k: entries kept per row.
+        indices: out, int32 [tokens, k].
+        values: out, float32 [tokens, k].
+        counts: out, int64 [tokens].
+    """
+    n_tokens, width = pre.shape
+    whole = width - width % _CHUNK
+    for t in prange(n_tokens):
+        row = pre[t]
+        heap_value = np.zeros(k, np.float32)  # zeros: only positive entries can enter
+        heap_index = np.full(k, -1, np.int32)
+        for start in range(0, width, _CHUNK):
+            stop = min(start + _CHUNK, width)
+            if start < whole:
+                largest = row[start]
+                for j in range(_CHUNK):
+                    largest = max(largest, row[start + j])
+                if largest <= heap_value[0]:
+                    continue
+            for j in range(start, stop):
+                if row[j] > heap_value[0]:
+                    _sift_down(heap_value, heap_index, row[j], j)
+        order = np.argsort(heap_index)
+        n = 0
+        for s in range(k):
+            j = heap_index[order[s]]
+            if j >= 0:
+                indices[t, n] = j
+                values[t, n] = row[j]
+                n += 1
+        counts[t] = n
+
+
+@njit(cache=True, parallel=True)
+def count_positive(pre: ndarray, counts: ndarray) -> None:
+    """Count the positive entries of each row of `pre [tokens, d_sae]` into `counts [tokens]`."""
+    for t in prange(pre.shape[0]):
+        n = 0
+        for j in range(pre.shape[1]):
+            n += pre[t, j] > 0
+        counts[t] = n
+
+
+@njit(cache=True, parallel=True)
+def pack_positive(pre: ndarray, indptr: ndarray, indices: ndarray, values: ndarray) -> None:
+    """Write the positive entries of each row of `pre` as CSR at the places that `indptr` names."""
+    for t in prange(pre.shape[0]):
+        at = indptr[t]
+        for j in range(pre.shape[1]):
+            if pre[t, j] > 0:
+                indices[at] = j
+                values[at] = pre[t, j]
+                at += 1
+
+
+@njit(cache=True, parallel=True)
+def pack_slots(
+    slot_indices: ndarray, slot_values: ndarray, indptr: ndarray, indices: ndarray, values: ndarray
+) -> None:
+    """Close the gaps of fixed slots `[tokens, k]` into CSR."""
+    for t in prange(slot_indices.shape[0]):
+        start = indptr[t]
+        for s in range(indptr[t + 1] - start):
+            indices[start + s] = slot_indices[t, s]
+            values[start + s] = slot_values[t, s]
+
+
+@njit(cache=True, parallel=True, fastmath=True)
+def decode_rows(
+    indptr: ndarray, indices: ndarray, values: ndarray, weight: ndarray, bias: ndarray, out: ndarray
+) -> None:
+    """out[t] = bias + Σ value · weight[latent], gathering only the rows of the latents that fire."""
+    for t in prange(out.shape[0]):
+        row = out[t]
+        row[:] = bias
+        for n in range(indptr[t], indptr[t + 1]):
+            value = values[n]
+            source = weight[indices[n]]
+            for c in range(row.shape[0]):
+                row[c] += value * source[c]
+
+
+@njit(cache=True, parallel=True, fastmath=True)
+def code_gradient(
+    indptr: ndarray, indices: ndarray, error: ndarray, weight: ndarray, penalty: float, out: ndarray
+) -> None:
+    """out[n] = error[t] · weight[latent] + penalty: the loss's gradient at each code that fires."""
+    for t in prange(error.shape[0]):
+        row = error[t]
+        for n in range(indptr[t], indptr[t + 1]):
+            source = weight[indices[n]]
+            total = np.float32(0)
+            for c in range(row.shape[0]):
+                total += row[c] * source[c]
+            out[n] = total + penalty
+
+
+@njit(cache=True)
+def by_latent(indptr: ndarray, indices: ndarray, d_sae: int) -> tuple[ndarray, ndarray, ndarray]:
+    """Turn CSR into feature-major order.
+
+    Returns:
+        starts [d_sae + 1], the token of each entry, and the entry's place in the token-major arrays; tokens
+        ascend within a latent.
+    """
+    starts = np.zeros(d_sae + 1, np.int64)
+    for n in range(indices.shape[0]):
+        starts[indices[n] + 1] += 1
+    for j in range(d_sae):
+        starts[j + 1] += starts[j]
+    fill = starts[:-1].copy()
+    tokens = np.empty(indices.shape[0], np.int32)
+    places = np.empty(indices.shape[0], np.int64)
+    for t in range(indptr.shape[0] - 1):
+        for n in range(indptr[t], indptr[t + 1]):
+            at = fill[indices[n]]
+            tokens[at] = t
+            places[at] = n
+            fill[indices[n]] = at + 1
+    return starts, tokens, places
+
+
+@njit(cache=True, fastmath=True)
+def _gather(
+    start: int, stop: int, tokens: ndarray, places: ndarray, factor: ndarray, rows: ndarray, total: ndarray
+) -> None:
+    """total += Σ factor[place] · rows[token] over the entries of one latent."""
+    for n in range(start, stop):
+        f = factor[places[n]]
+        source = rows[tokens[n]]
+        for c in range(total.shape[0]):
+            total[c] += f * source[c]
+
+
+@njit(cache=True, parallel=True)
+def weight_gradient(
+    starts: ndarray, tokens: ndarray, places: ndarray, factor: ndarray, rows: ndarray, out: ndarray
+) -> None:
+    """out[latent] += Σ factor · rows[token]: a sparse × dense product, one contiguous row at a time."""
+    for j in prange(out.shape[0]):
+        _gather(starts[j], starts[j + 1], tokens, places, factor, rows, out[j])
+
+
+@njit(cache=True, parallel=True, fastmath=True)
+def latent_sums(starts: ndarray, places: ndarray, factor: ndarray, out: ndarray) -> None:
+    """out[latent] += Σ factor over the latent's entries."""
+    for j in prange(out.shape[0]):
+        total = np.float32(0)
+        for n in range(starts[j], starts[j + 1]):
+            total += factor[places[n]]
+        out[j] += total
+
+
+@njit(cache=True, parallel=True, fastmath=True)
+def adam(
+    weight: ndarray, gradient: ndarray, mean: ndarray, square: ndarray, step: int, rate: float,
+    beta1: float, beta2: float, epsilon: float, unit_rows: bool,
+) -> None:  # fmt: skip
+    """One Adam step in place over rows `[rows, width]`; `gradient` is cleared for the next step.
+
+    With `unit_rows`, the gradient's part along its row is removed first, and the row scaled back to norm 1
+    after: the rows move on the sphere.
+    """
+    b1, b2 = np.float32(beta1), np.float32(beta2)
+    c1, c2 = np.float32(1 - beta1), np.float32(1 - beta2)
+    size = np.float32(rate / (1 - beta1**step))
+    scale = np.float32(1 / math.sqrt(1 - beta2**step))
+    eps = np.float32(epsilon)
+    for j in prange(weight.shape[0]):
+        w, g, m, v = weight[j], gradient[j], mean[j], square[j]
+        along = np.float32(0)
+        if unit_rows:
+            for c in range(w.shape[0]):
+                along += w[c] * g[c]
+        norm = np.float32(0)
+        for c in range(w.shape[0]):
+            value = g[c] - along * w[c]
+            m[c] = b1 * m[c] + c1 * value
+            v[c] = b2 * v[c] + c2 * value * value
+            w[c] -= size * m[c] / (np.sqrt(v[c]) * scale + eps)
+            g[c] = 0
+            norm += w[c] * w[c]
+        if unit_rows:
+            inverse = np.float32(1) / np.sqrt(norm)
+            for c in range(w.shape[0]):
+                w[c] *= inverse
