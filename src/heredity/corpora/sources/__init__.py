@@ -1,0 +1,1 @@
+"""One file per source, named by its scheme; each defines `read` (see `documents.Source`)."""
