@@ -110,6 +110,8 @@ def _environment() -> Environment:
     environment.filters |= {function.__name__: function for function in formats}
     environment.filters["cell"] = _cell
     environment.globals |= {
+        "percent_range": numbers.percent_range,
+        "decimal_range": numbers.decimal_range,
         "sign": palette.SIGNS,
         "verdict_of": palette.verdict_of,
         "mark_context": tokens.context,

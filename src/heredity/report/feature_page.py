@@ -1,0 +1,38 @@
+"""The feature study's page: what a family's children and merge inherited, section by section, from tables alone."""
+
+from types import ModuleType
+
+from heredity.report.html import Section, page
+from heredity.report.sections import done, family, features, flow, inheritance, limits, losses, persistence, saes, sweep
+from heredity.report.view import View
+from heredity.run import Run
+
+COMMANDS = ("demo", "track")
+
+_SECTIONS: tuple[ModuleType, ...] = (
+    done, family, losses, sweep, saes, flow, persistence, inheritance, features, limits,
+)  # fmt: skip
+
+
+def draw(run: Run) -> str:
+    """Render the page of a run; a section whose tables are missing says in one line that it is not made yet."""
+    view = View(run)
+    return page(
+        title=f"What was inherited: {view.record['config'].get('name', run.path.resolve().name)}",
+        kicker=f"heredity {view.record['command']} · features through fine-tuning and merging",
+        lead=_findings(view),
+        sections=[_section(module, view) for module in _SECTIONS],
+    )
+
+
+def _findings(view: View) -> list[str]:
+    if view.has("findings"):
+        return list(view.table("findings").sort("order")["text"])
+    return ["The run has not reached its findings yet: below is what has been made so far."]
+
+
+def _section(module: ModuleType, view: View) -> Section:
+    plan = module.PLAN
+    if view.has(*plan.tables):
+        return Section(plan.anchor, plan.title, f"{plan.anchor}.j2", module.values(view))
+    return Section(plan.anchor, plan.title, "missing.j2", {"waits_for": plan.waits_for})

@@ -1,0 +1,21 @@
+"""What the page does not show, and what its numbers depend on."""
+
+from typing import Any
+
+from heredity.report.plan import Plan
+from heredity.report.view import View
+
+PLAN = Plan("limits", "Limits")
+
+
+def values(view: View) -> dict[str, Any]:
+    """Give the facts that the sentences on limits depend on."""
+    saes = view.table("saes") if view.has("saes") else None
+    seeds = int(saes.filter(variant="topk")["seed"].n_unique()) if saes is not None else None
+    config = view.record["config"]
+    return {
+        "seeds": seeds,
+        "site": config.get("sae", {}).get("site"),
+        "tau": view.tau,
+        "explained": view.has("explanations"),
+    }

@@ -1,0 +1,55 @@
+"""How good the sparse autoencoders are: no share below means more than they do."""
+
+from typing import Any
+
+import polars as pl
+
+from heredity.report import figures
+from heredity.report.html import Figure
+from heredity.report.plan import Plan
+from heredity.report.view import View
+
+PLAN = Plan("saes", "How well the features explain the models", ("saes",), "the sparse autoencoders and their quality")
+
+FVU_AIM, CE_AIM, L0_SPREAD = 0.10, 0.95, 0.20
+
+
+def values(view: View) -> dict[str, Any]:
+    """Give the quality of every SAE, the curve over L0, and what must be said about them."""
+    table = view.table("saes")
+    topk = table.filter(variant="topk")
+    short = topk.filter((pl.col("fvu") > FVU_AIM) | (pl.col("ce_recovered") < CE_AIM))
+    return {
+        "rows": table.to_dicts(),
+        "colours": view.colours,
+        "topk": topk.height,
+        "short": short.height,
+        "aims": (FVU_AIM, CE_AIM),
+        "uneven": _uneven(topk),
+        "others": [v for v in table["variant"].unique(maintain_order=True) if v != "topk"],
+        "curves": _curves(view) if view.has("sae_curve") else [],
+    }
+
+
+def _uneven(topk: pl.DataFrame) -> tuple[float, float] | None:
+    """Return the least and largest L0 when they differ by more than a fifth: such SAEs do not compare."""
+    low, high = (float(topk["l0"].min() or 0), float(topk["l0"].max() or 0)) if topk.height else (0.0, 0.0)  # type: ignore[arg-type]
+    return (low, high) if high > (1 + L0_SPREAD) * low else None
+
+
+def _curves(view: View) -> list[Figure]:
+    table = view.table("sae_curve")
+    titles = {
+        "fvu": ("FVU", "Variance left unexplained (lower is better)"),
+        "ce_recovered": ("CE recovered", "Loss recovered (higher is better)"),
+    }
+    return [
+        Figure(
+            name=f"l0-{measure}",
+            plot=figures.l0_curve(table, measure, title, view.colours),
+            caption=f"{words} against how many latents fire per token, on held-out text: the same SAEs evaluated at "
+            "other sparsities, mean over seeds.",
+            numbers=table.select("member", "variant", "seed", "k", "l0", measure),
+        )
+        for measure, (title, words) in titles.items()
+    ]
