@@ -1,0 +1,107 @@
+"""A trained sparse autoencoder: two matrices, two biases, and the variant that says which latents fire."""
+
+from typing import Any
+
+import msgspec
+import numpy as np
+import torch
+from jaxtyping import Float, Float32
+from msgspec import Struct
+from numpy import ndarray
+from torch import Tensor
+
+from heredity.errors import MismatchError
+from heredity.features.sae._variant import Sparse, Variant
+from heredity.kernels import sparse
+
+
+class SAE(Struct, frozen=True, eq=False, kw_only=True):
+    """x̂ = f W_dec + b_dec with f = activate((x − b_dec) W_enc + b_enc).
+
+    Attributes:
+        variant: which pre-activations fire.
+        W_enc: [d_in, d_sae].
+        W_dec: [d_sae, d_in], rows of norm 1.
+        b_enc: [d_sae].
+        b_dec: [d_in].
+        metadata: where it comes from: member, site, seed, context, tokens trained on …
+    """
+
+    variant: Variant
+    W_enc: Float32[Tensor, "d_in d_sae"]
+    W_dec: Float32[Tensor, "d_sae d_in"]
+    b_enc: Float32[Tensor, " d_sae"]
+    b_dec: Float32[Tensor, " d_in"]
+    metadata: dict[str, Any] = {}
+
+    def __post_init__(self) -> None:
+        d_in, d_sae = self.W_enc.shape
+        shapes = {"W_dec": self.W_dec.shape, "b_enc": self.b_enc.shape, "b_dec": self.b_dec.shape}
+        for name, want in {"W_dec": (d_sae, d_in), "b_enc": (d_sae,), "b_dec": (d_in,)}.items():
+            if tuple(shapes[name]) != want:
+                raise MismatchError(
+                    f"SAE: {name} is {tuple(shapes[name])}, W_enc {(d_in, d_sae)}", f"{name} must be {want}"
+                )
+        if self.variant.d_sae != d_sae:
+            raise MismatchError(
+                f"SAE: the variant says {self.variant.d_sae} latents, W_enc is {(d_in, d_sae)}",
+                "use the right cfg.json",
+            )
+
+    @property
+    def d_in(self) -> int:
+        """Width of the activations."""
+        return int(self.W_enc.shape[0])
+
+    @property
+    def d_sae(self) -> int:
+        """Number of latents."""
+        return int(self.W_enc.shape[1])
+
+    @property
+    def device(self) -> torch.device:
+        """Where the matrices are."""
+        return self.W_enc.device
+
+    def to(self, device: torch.device | str) -> "SAE":
+        """Return the same SAE on a device."""
+        moved = {name: getattr(self, name).to(device) for name in ("W_enc", "W_dec", "b_enc", "b_dec")}
+        return msgspec.structs.replace(self, **moved)
+
+    def pre(self, x: Float[Tensor, "tokens d_in"]) -> Float[Tensor, "tokens d_sae"]:
+        """Return the pre-activations."""
+        return torch.addmm(self.b_enc, x - self.b_dec, self.W_enc)
+
+    def encode(self, x: Float[Tensor, "tokens d_in"]) -> Float[Tensor, "tokens d_sae"]:
+        """Return the codes of activations, dense."""
+        return self.variant.activate_dense(self.pre(x))
+
+    def decode(self, codes: Float[Tensor, "tokens d_sae"]) -> Float[Tensor, "tokens d_in"]:
+        """Return the activations that dense codes stand for."""
+        return torch.addmm(self.b_dec, codes, self.W_dec)
+
+    def codes(self, x: Float32[ndarray, "tokens d_in"]) -> Sparse:
+        """Return the codes of activations, sparse; on the CPU the dense codes are never made."""
+        pre = self.pre(torch.from_numpy(x).to(self.device))
+        if self.device.type == "cpu":
+            return self.variant.activate(pre.numpy())
+        return _sparse(self.variant.activate_dense(pre).cpu().numpy())
+
+    def expand(self, codes: Sparse) -> Float32[ndarray, "tokens d_in"]:
+        """Return the activations that sparse codes stand for."""
+        out = np.empty((codes.n_tokens, self.d_in), np.float32)
+        weight, bias = self.W_dec.cpu().numpy(), self.b_dec.cpu().numpy()
+        sparse.decode_rows(codes.indptr, codes.indices, codes.values, weight, bias, out)
+        return out
+
+    def reconstruct(self, x: Float[Tensor, "tokens d_in"]) -> tuple[Float[Tensor, "tokens d_in"], Sparse]:
+        """Return x̂ and the codes it was made from."""
+        codes = self.codes(x.float().cpu().numpy())
+        return torch.from_numpy(self.expand(codes)).to(x), codes
+
+
+def _sparse(dense: Float32[ndarray, "tokens d_sae"]) -> Sparse:
+    token, latent = np.nonzero(dense > 0)
+    indptr = np.zeros(len(dense) + 1, np.int64)
+    np.cumsum(np.bincount(token, minlength=len(dense)), out=indptr[1:])
+    return Sparse(indptr, latent.astype(np.int32), dense[token, latent])

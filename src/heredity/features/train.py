@@ -1,0 +1,269 @@
+"""Train a sparse autoencoder of any variant on stored activations: one loop, seeded, resumable.
+
+Inputs are scaled to a mean squared norm of d_in; the scale is folded back into the biases of the SAE returned.
+Every draw is keyed by (seed, purpose), so a run resumed from a checkpoint ends with the same bits.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+import numpy as np
+import torch
+from jaxtyping import Bool, Int64
+from msgspec import Meta, Struct
+from numpy import ndarray
+from safetensors import safe_open
+from safetensors.torch import save_file
+from tqdm import tqdm
+
+from heredity.atomic import replacing
+from heredity.errors import MismatchError, StoreError
+from heredity.features.backward import Parameters, add_gradients
+from heredity.features.initialise import geometric_median, input_scale, random_parameters, sample
+from heredity.features.optimise import Adam
+from heredity.features.sae._sae import SAE
+from heredity.features.sae._variant import Variant
+from heredity.features.store import ActivationStore
+from heredity.seeds import generator
+
+Metrics = dict[str, float | int]
+
+
+class Training(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How long and how fast to train.
+
+    Attributes:
+        tokens: activations seen in all; more than the store holds means several epochs.
+        batch_tokens: activations per step.
+        rate: Adam's learning rate at its height.
+        warmup: share of the steps in which the rate, and an L1 penalty, rise from 0.
+        decay: share of the steps, at the end, in which the rate falls to 0.
+        beta1, beta2: Adam's decay rates.
+        dead_after_tokens: a latent that has not fired for so many tokens counts as dead and is revived.
+        resample_every_tokens: where dead latents are resampled, how often; none in the last third.
+        checkpoint_every: steps between checkpoints.
+    """
+
+    tokens: Annotated[int, Meta(ge=1)]
+    batch_tokens: Annotated[int, Meta(ge=1)] = 2048
+    rate: Annotated[float, Meta(gt=0)] = 1e-3
+    warmup: Annotated[float, Meta(ge=0, le=1)] = 0.02
+    decay: Annotated[float, Meta(ge=0, le=1)] = 0.3
+    beta1: Annotated[float, Meta(ge=0, lt=1)] = 0.9
+    beta2: Annotated[float, Meta(ge=0, lt=1)] = 0.999
+    dead_after_tokens: Annotated[int, Meta(ge=1)] = 100_000
+    resample_every_tokens: Annotated[int, Meta(ge=1)] = 500_000
+    checkpoint_every: Annotated[int, Meta(ge=1)] = 500
+
+    @property
+    def steps(self) -> int:
+        """Steps in all."""
+        return -(-self.tokens // self.batch_tokens)
+
+    def rate_at(self, step: int) -> float:
+        """Return the learning rate of a step: up, flat, down to 0, all in straight lines."""
+        up = min(1.0, (step + 1) / max(1.0, self.warmup * self.steps))
+        down = min(1.0, (self.steps - step) / max(1.0, self.decay * self.steps))
+        return self.rate * up * down
+
+
+class _State(Struct, eq=False):
+    p: Parameters
+    adam: Adam
+    since: Int64[ndarray, " d_sae"]
+    scale: float
+    mean_l0: float
+    step: int = 0
+
+
+def train(
+    variant: Variant,
+    store: ActivationStore,
+    training: Training,
+    *,
+    seed: int,
+    checkpoint: Path | None = None,
+    callback: Callable[[Metrics], None] | None = None,
+    device: str = "cpu",
+    progress: bool | None = None,
+) -> SAE:
+    """Train an SAE.
+
+    Args:
+        variant: which kind, e.g. `TopK(d_sae=4096, k=32)`.
+        store: activations to learn from.
+        training: how long and how fast.
+        seed: of the initial weights and of the order of the tokens.
+        checkpoint: file to save to and to resume from; removed by the caller when the SAE is saved.
+        callback: called after every step with step, tokens, loss, fvu (of the batch), l0, dead, rate.
+        device: where to compute.
+        progress: show a bar; by default only on a terminal.
+
+    Raises:
+        MismatchError: the checkpoint belongs to other settings.
+        StoreError: the loss is no longer finite; the message names the step.
+    """
+    settings = _record(variant, store, training, seed)
+    state = _resume(checkpoint, settings, device) or _start(variant, store, seed, device)
+    gradients = state.p.zeros()
+    order = _Order(store.n_tokens, seed)
+    bar = tqdm(
+        total=training.steps, initial=state.step, desc=f"SAE {store.meta.member} seed {seed}", unit="step",
+        disable=None if progress is None else not progress, leave=False,
+    )  # fmt: skip
+    with bar:
+        while state.step < training.steps:
+            rows = order.rows(state.step * training.batch_tokens, training.batch_tokens)
+            x = torch.from_numpy(store.take(rows)).to(device) * state.scale
+            metrics = _step(variant, training, state, gradients, x)
+            if not np.isfinite(metrics["loss"]):
+                raise StoreError(
+                    f"SAE of {store.meta.member}, {store.meta.site}: the loss is not finite at step {state.step}",
+                    "lower the learning rate",
+                )
+            if training.resample_every_tokens and variant.aux_k == 0:
+                _resample(variant, training, state, store, seed)
+            if callback:
+                callback(metrics)
+            bar.update()
+            if checkpoint and state.step % training.checkpoint_every == 0 and state.step < training.steps:
+                _save(checkpoint, state, settings)
+    return _finished(variant, state, store, training, seed)
+
+
+def _step(
+    variant: Variant, training: Training, state: _State, gradients: Parameters, x: torch.Tensor
+) -> Metrics:
+    warm = min(1.0, (state.step + 1) / max(1.0, training.warmup * training.steps))
+    dead = state.since > training.dead_after_tokens
+    dense = x.device.type != "cpu" or state.mean_l0 > _DENSE_SHARE * variant.d_sae
+    seen = add_gradients(
+        variant, state.p, x, gradients, penalty=variant.penalty * warm, dead=dead, dense=dense
+    )
+    rate = training.rate_at(state.step)
+    state.adam.update(state.p, gradients, rate)
+    state.since += len(x)
+    state.since[seen.fired] = 0
+    state.mean_l0 = seen.n_codes / len(x)
+    state.step += 1
+    spread = float((x - x.mean(dim=0)).double().square().sum())
+    return {
+        "step": state.step, "tokens": state.step * training.batch_tokens, "loss": seen.loss,
+        "fvu": seen.squared_error / max(spread, 1e-30), "l0": state.mean_l0, "dead": int(dead.sum()), "rate": rate,
+    }  # fmt: skip
+
+
+_DENSE_SHARE = 0.05
+"""Above this share of latents firing, dense products are faster than gathering rows."""
+
+
+def _resample(variant: Variant, training: Training, state: _State, store: ActivationStore, seed: int) -> None:
+    """Give dead latents the direction of badly explained tokens.  Source: Bricken et al. 2023, appendix."""
+    every = max(1, training.resample_every_tokens // training.batch_tokens)
+    if state.step % every or state.step > training.steps * 2 // 3:
+        return
+    dead = np.flatnonzero(state.since > training.dead_after_tokens)
+    if not len(dead):
+        return
+    draw = generator(seed, "resample", state.step)
+    p = state.p
+    x = torch.from_numpy(store.take(draw.integers(0, store.n_tokens, 8192))).to(p.b_dec.device) * state.scale
+    codes = variant.activate_dense(torch.addmm(p.b_enc, x - p.b_dec, p.encoder.T))
+    left = (x - torch.addmm(p.b_dec, codes, p.decoder)).double()
+    chance = left.square().sum(dim=1).square().cpu().numpy()
+    picked = draw.choice(len(x), size=len(dead), p=chance / chance.sum())
+    rows = torch.nn.functional.normalize(left[torch.from_numpy(picked).to(x.device)], dim=1).float()
+    alive = np.ones(len(p.b_enc), bool)
+    alive[dead] = False
+    size = p.encoder[torch.from_numpy(alive)].norm(dim=1).mean() if alive.any() else torch.tensor(1.0)
+    where = torch.from_numpy(dead).to(x.device)
+    p.decoder[where] = rows
+    p.encoder[where] = rows * (0.2 * size)
+    p.b_enc[where] = 0
+    state.adam.forget(~alive)
+    state.since[dead] = 0
+
+
+class _Order:
+    """Every epoch visits every token once, in an order keyed by (seed, epoch)."""
+
+    def __init__(self, n_tokens: int, seed: int) -> None:
+        self.n_tokens, self.seed = n_tokens, seed
+        self._epoch, self._permutation = -1, np.empty(0, np.int64)
+
+    def rows(self, start: int, n: int) -> Int64[ndarray, " n"]:
+        parts, at = [], start
+        while at < start + n:
+            epoch, offset = divmod(at, self.n_tokens)
+            if epoch != self._epoch:
+                self._permutation = generator(self.seed, "sae order", epoch).permutation(self.n_tokens)
+                self._epoch = epoch
+            part = self._permutation[offset : offset + start + n - at]
+            parts.append(part)
+            at += len(part)
+        return np.concatenate(parts)
+
+
+def _start(variant: Variant, store: ActivationStore, seed: int, device: str) -> _State:
+    rows = sample(store, seed)
+    scale = input_scale(rows)
+    p = random_parameters(store.d, variant.d_sae, geometric_median(rows * scale), seed)
+    p = Parameters(*(getattr(p, name).to(device) for name in p.__struct_fields__))
+    return _State(p, Adam.start(p), np.zeros(variant.d_sae, np.int64), scale, float(variant.d_sae))
+
+
+def _finished(variant: Variant, state: _State, store: ActivationStore, training: Training, seed: int) -> SAE:
+    p, meta = state.p, store.meta
+    return SAE(
+        variant=variant,
+        W_enc=p.encoder.T,
+        W_dec=p.decoder,
+        b_enc=p.b_enc / state.scale,  # activate(s·pre) = s·activate(pre): only the biases carry the scale
+        b_dec=p.b_dec / state.scale,
+        metadata={
+            "member": meta.member, "site": meta.site, "seed": seed, "context": meta.context,
+            "stream": meta.stream_digest, "model_digest": meta.model_digest, "input_scale": state.scale,
+            "train_tokens": training.steps * training.batch_tokens, "training": msgspec.to_builtins(training),
+        },
+    )  # fmt: skip
+
+
+def _record(variant: Variant, store: ActivationStore, training: Training, seed: int) -> str:
+    record: dict[str, Any] = {
+        "variant": msgspec.to_builtins(variant), "training": msgspec.to_builtins(training), "seed": seed,
+        "store": msgspec.to_builtins(store.meta),
+    }  # fmt: skip
+    return msgspec.json.encode(record, order="sorted").decode()
+
+
+def _save(path: Path, state: _State, settings: str) -> None:
+    tensors = {"since": torch.from_numpy(state.since)}
+    for group, p in (("weight", state.p), ("mean", state.adam.mean), ("square", state.adam.square)):
+        tensors |= {f"{group}.{name}": getattr(p, name).cpu().contiguous() for name in p.__struct_fields__}
+    facts = {"step": state.step, "scale": state.scale, "mean_l0": state.mean_l0}
+    metadata = {"settings": settings, "facts": msgspec.json.encode(facts).decode()}
+    with replacing(path) as temporary:
+        save_file(tensors, temporary, metadata)
+
+
+def _resume(path: Path | None, settings: str, device: str) -> _State | None:
+    if path is None or not path.exists():
+        return None
+    with safe_open(path, "pt") as file:
+        metadata = file.metadata()
+        if metadata["settings"] != settings:
+            raise MismatchError(
+                f"{path}: is a checkpoint of other settings", "delete it, or use the same settings"
+            )
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    facts = msgspec.json.decode(metadata["facts"])
+
+    def group(name: str) -> Parameters:
+        return Parameters(*(tensors[f"{name}.{field}"].to(device) for field in Parameters.__struct_fields__))
+
+    adam = Adam(group("mean"), group("square"), facts["step"])
+    return _State(
+        group("weight"), adam, tensors["since"].numpy(), facts["scale"], facts["mean_l0"], facts["step"]
+    )
