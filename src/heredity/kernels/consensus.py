@@ -30,16 +30,17 @@ def add_all(base, deltas, weights, scale, out):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True)
-def add_agreeing(base, deltas, weights, normalize, smallest, scale, out):  # type: ignore[no-untyped-def]
+def add_agreeing(base, deltas, votes, weights, normalize, smallest, scale, out):  # type: ignore[no-untyped-def]
     """Fill out float32[n] with base + scale · the sum of the weighted deltas whose sign was elected.
 
-    The sign of Σ_k weights[k] · deltas[k] is elected, + for a sum of zero; zeros agree with nobody. With
+    The sign of Σ_k votes[k] · deltas[k] is elected, + for a sum of zero; zeros agree with nobody. With
     `normalize` the sum is divided by the weights of those that agree: by no less than `smallest`, or where
     that is 0 by 1 instead of 0.
 
     Args:
         base: float32[n].
         deltas: float32[K, n].
+        votes: float32[K].
         weights: float32[K].
         normalize: bool.
         smallest: float32, least divisor.
@@ -55,15 +56,15 @@ def add_agreeing(base, deltas, weights, normalize, smallest, scale, out):  # typ
             agreeing[i] = np.float32(0)
             divisor[i] = np.float32(0)
         for k in range(len(weights)):
-            delta, weight = deltas[k, start : start + size], weights[k]
+            delta, vote = deltas[k, start : start + size], votes[k]
             for i in range(size):
-                total[i] += weight * delta[i]
+                total[i] += vote * delta[i]
         for k in range(len(weights)):
-            delta, weight = deltas[k, start : start + size], weights[k]
+            delta, vote, weight = deltas[k, start : start + size], votes[k], weights[k]
             for i in range(size):
-                value = weight * delta[i]
-                agrees = value > 0 if total[i] >= 0 else value < 0
-                agreeing[i] += value if agrees else np.float32(0)
+                value = vote * delta[i]
+                agrees = (total[i] >= 0 and value > 0) or (total[i] < 0 and value < 0)
+                agreeing[i] += weight * delta[i] if agrees else np.float32(0)
                 divisor[i] += weight if agrees else np.float32(0)
         for i in range(size):
             value = agreeing[i]
