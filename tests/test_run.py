@@ -56,7 +56,11 @@ def test_overwrite_forgets_stages_and_tables(tmp_path: Path) -> None:
     run.write_table("edges", pl.DataFrame({"r": [1.0]}))
     run.metric(step=1)
     run.finish_stage("text")
+    run.folder("saes").mkdir()
+    (run.path / "notes.txt").write_text("the user's own")
     run = open_run(tmp_path / "r", overwrite=True)
+    assert not (run.path / "saes").exists()
+    assert (run.path / "notes.txt").exists()
     assert not run.done("text")
     assert not run.has_table("edges")
     with pytest.raises(StoreError, match=r"edges\.parquet: no such table"):
@@ -81,3 +85,9 @@ plain = st.recursive(
 @given(st.dictionaries(st.text(), plain, max_size=4))
 def test_toml_reads_back(values: dict[str, object]) -> None:
     assert tomllib.loads(to_toml(values)) == values
+
+
+def test_overwrite_does_not_touch_a_folder_that_is_no_run(tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("mine")
+    with pytest.raises(ConfigError, match="not a run folder"):
+        open_run(tmp_path, overwrite=True)

@@ -7,6 +7,7 @@ import json
 import os
 import platform
 import resource
+import shutil
 import sys
 import time
 from collections.abc import Mapping
@@ -55,7 +56,7 @@ class Run:
             config: plain values; a resumed run must have been started with the same ones.
             seed: the one seed of the run.
             resume: go on with a folder that the same command and configuration started.
-            overwrite: discard the journal of an earlier run in the folder.
+            overwrite: discard the journal, the tables and the sub-folders that an earlier run made here.
 
         Raises:
             ConfigError: the folder is not empty and neither `resume` nor `overwrite` is given, holds something
@@ -66,14 +67,15 @@ class Run:
             raise ConfigError(f"{path}: exists and is not a folder", "choose another output with -o")
         state = {
             "schema": 1, "command": command, "config": json.loads(json.dumps(config)), "seed": seed,
-            "status": "running", "stages": {}, "environment": environment(),
+            "status": "running", "stages": {}, "folders": [], "environment": environment(),
         }  # fmt: skip
         record = path / "run.json"
-        if path.exists() and any(path.iterdir()) and not overwrite:
-            if not resume:
+        if path.exists() and any(path.iterdir()):
+            if not resume and not overwrite:
                 raise ConfigError(f"{path}: the folder is not empty", "add --resume to go on, or --overwrite to start anew")
             if not record.exists():
                 raise ConfigError(f"{path}: not a run folder (no run.json)", "choose another output with -o")
+        if record.exists() and not overwrite:
             before = read_record(record)
             for field in ("command", "config", "seed"):
                 if before[field] != state[field]:
@@ -81,15 +83,25 @@ class Run:
                         f"{path}: was started with another {field}{_first_difference(before[field], state[field])}",
                         "use the same settings to resume, --overwrite to start anew, or another -o",
                     )
-            state["stages"] = before["stages"]
+            state["stages"], state["folders"] = before["stages"], before.get("folders", [])
         path.mkdir(parents=True, exist_ok=True)
         run = cls(path, state)
-        if overwrite:
+        if record.exists() and overwrite:
+            for folder in read_record(record).get("folders", []):
+                if Path(folder).name == folder:  # a name of ours, not a path that leads elsewhere
+                    shutil.rmtree(path / folder, ignore_errors=True)
             for stale in (*path.glob("tables/*.parquet"), path / "metrics.jsonl", path / "log.txt", path / "report.html"):
                 stale.unlink(missing_ok=True)
         write_text(path / "config.toml", to_toml(config))
         run._save()
         return run
+
+    def folder(self, name: str) -> Path:
+        """Return a sub-folder that belongs to the run: `overwrite` removes it with the run."""
+        if name not in self._state["folders"]:
+            self._state["folders"].append(name)
+            self._save()
+        return self.path / name
 
     @property
     def seed(self) -> int:

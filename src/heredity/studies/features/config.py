@@ -18,11 +18,11 @@ Share = Annotated[float, Meta(gt=0, lt=1)]
 Count = Annotated[int, Meta(ge=1)]
 
 
-class _Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class _Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Common options of every settings struct."""
 
 
-class Text(_Settings):
+class Text(_Settings, frozen=True, kw_only=True):
     """What is read and how it is cut.
 
     Attributes:
@@ -48,7 +48,7 @@ class Text(_Settings):
     evaluation_tokens: Count = 50_000
 
 
-class Base(_Settings):
+class Base(_Settings, frozen=True, kw_only=True):
     """The base model: a transformers configuration and its training."""
 
     name: str
@@ -58,7 +58,7 @@ class Base(_Settings):
     max_tokens: int | None = None
 
 
-class Child(_Settings):
+class Child(_Settings, frozen=True, kw_only=True):
     """A fine-tune of the base on one or more domains."""
 
     name: str
@@ -67,7 +67,7 @@ class Child(_Settings):
     max_tokens: int | None = None
 
 
-class Merge(_Settings):
+class Merge(_Settings, frozen=True, kw_only=True):
     """The SLERP of two children; its t is chosen from a sweep on both validation sets.
 
     Attributes:
@@ -81,7 +81,7 @@ class Merge(_Settings):
     t: Annotated[float, Meta(ge=0, le=1)] | None = None
 
 
-class Sae(_Settings):
+class Sae(_Settings, frozen=True, kw_only=True):
     """Sparse autoencoders at one site of every member.
 
     Attributes:
@@ -110,7 +110,7 @@ class Sae(_Settings):
     stream_tokens: Count = 100_000
 
 
-class Lineage(_Settings):
+class Lineage(_Settings, frozen=True, kw_only=True):
     """How features are matched; the definitions are in docs/lineage.md.
 
     Attributes:
@@ -130,7 +130,7 @@ class Lineage(_Settings):
     highlights: Count = 10
 
 
-class StudyConfig(_Settings):
+class StudyConfig(_Settings, frozen=True, kw_only=True):
     """The whole study.
 
     Attributes:

@@ -40,7 +40,7 @@ def train_members(run: Run, config: StudyConfig, streams: Streams, *, device: st
 
 def member_path(run: Run, name: str) -> Path:
     """Folder of a member's checkpoint."""
-    return run.path / "family" / name
+    return run.folder("family") / name
 
 
 def sweep(run: Run, config: StudyConfig, streams: Streams, *, device: str, say: Say) -> float:
@@ -100,7 +100,7 @@ def merge_children(run: Run, config: StudyConfig, t: float) -> None:
     run.start_stage()
     left, right = member_path(run, config.merge.left), member_path(run, config.merge.right)
     merge(Slerp(t=t), [left, right]).save(member_path(run, config.merge.name), overwrite=True)
-    describe(run, config).save(run.path / "family" / "family.toml")
+    describe(run, config).save(run.folder("family") / "family.toml")
     run.finish_stage("merge", t=t)
 
 
@@ -115,7 +115,7 @@ def describe(run: Run, config: StudyConfig) -> Family:
     members.append(
         Member(name=config.merge.name, path=config.merge.name, parents=(config.merge.left, config.merge.right), relation="merge")
     )
-    return Family(name=config.name, members=tuple(members), root=run.path / "family")
+    return Family(name=config.name, members=tuple(members), root=run.folder("family"))
 
 
 def score(run: Run, config: StudyConfig, streams: Streams, *, device: str, say: Say) -> None:
@@ -136,7 +136,7 @@ def score(run: Run, config: StudyConfig, streams: Streams, *, device: str, say: 
 
 def members_table(run: Run, config: StudyConfig) -> pl.DataFrame:
     """Give each member's parents, size, and distance from the base and from its first parent, from the Gram matrix."""
-    family = Family.load(run.path / "family" / "family.toml")
+    family = Family.load(run.folder("family") / "family.toml")
     gram = Gram.compute(family, reference=config.base.name, include_head=True)
     products = gram.total()
     order = [gram.reference, *gram.members]
@@ -180,11 +180,11 @@ def _train(
     say(f"{name}: training on {text.n_tokens:,} tokens of {', '.join(domains)}")
     run.drop_metrics(member=name)
     history = train_lm(
-        model, text, run.path / "work" / name, config=training, seed=stage_seed(run.seed, "order", name), label=name,
+        model, text, run.folder("work") / name, config=training, seed=stage_seed(run.seed, "order", name), label=name,
         on_step=lambda row: run.metric(member=name, **row), progress=progress,
     )  # fmt: skip
     save_model(model, streams.tokenizer, member_path(run, name))
-    shutil.rmtree(run.path / "work" / name, ignore_errors=True)
+    shutil.rmtree(run.folder("work") / name, ignore_errors=True)
     run.finish_stage(stage, history=[{"member": name, **row} for row in history])
     say(f"{name}: loss {history[-1]['loss']:.3f} nats per token on its last training steps")
 

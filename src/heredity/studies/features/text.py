@@ -4,10 +4,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import polars as pl
-
-from heredity.corpora import documents, split, tokenizer, tokens
-from heredity.corpora.tokens import TokenStream
+from heredity.atomic import replacing_folder
+from heredity.corpora.documents import Document, load
+from heredity.corpora.split import NAMES, Splits, split
+from heredity.corpora.table import corpora_table
+from heredity.corpora.tokenizer import train_tokenizer
+from heredity.corpora.tokens import TokenStream, write_stream
 from heredity.errors import CorpusError
 from heredity.run import Run
 from heredity.studies.features.config import StudyConfig
@@ -34,53 +36,31 @@ class Streams:
 
 def prepare(run: Run, config: StudyConfig, *, root: Path, say: Callable[[str], None]) -> Streams:
     """Make or re-open the streams, and write the table `corpora`."""
-    folder = run.path / "text"
+    folder = run.folder("text")
     if not run.done("text"):
         run.start_stage()
         loaded = []
         for spec in config.text.corpora:
-            found = documents.load(spec, archives=config.text.archives, seed=run.seed, root=root)
-            say(f"{spec.domain}: {len(found)} documents, {sum(len(d.text.encode()) for d in found) / 1e6:.1f} MB")
+            found = load(spec, archives=config.text.archives, seed=run.seed, root=root)
+            say(f"{spec.domain}: {len(found)} documents, {sum(d.size_bytes for d in found) / 1e6:.1f} MB")
             loaded += found
         train = 1 - config.text.validation - config.text.test
-        parts = split.split(loaded, seed=run.seed, fractions=(train, config.text.validation, config.text.test))
+        parts = split(loaded, seed=run.seed, fractions=(train, config.text.validation, config.text.test))
         _no_overlap(parts)
         _tokenizer(config, parts, folder / "tokenizer")
         for name, chosen, limit in _cuts(config, parts):
-            tokens.write_stream(
+            write_stream(
                 chosen, folder / "tokenizer" / "tokenizer.json", folder / name,
                 context=config.text.context, max_tokens_per_domain=limit,
             )  # fmt: skip
         run.write_table("dropped", parts.dropped)
-        run.write_table("corpora", corpora_table(parts, {n: TokenStream.open(folder / n) for n in _PARTS}))
+        run.write_table("corpora", corpora_table(parts, {name: TokenStream.open(folder / name) for name in NAMES}))
         run.finish_stage("text", dropped=len(parts.dropped))
-    opened = {name: TokenStream.open(folder / name) for name in (*_PARTS, "shared")}
+    opened = {name: TokenStream.open(folder / name) for name in (*NAMES, "shared")}
     return Streams(**opened, tokenizer=folder / "tokenizer")
 
 
-_PARTS = ("train", "validation", "test")
-
-
-def corpora_table(parts: split.Splits, streams: dict[str, TokenStream]) -> pl.DataFrame:
-    """Give documents, bytes and tokens per domain and split, and how many copies were dropped from the domain."""
-    rows = []
-    dropped = parts.dropped
-    for name in _PARTS:
-        stream, chosen = streams[name], getattr(parts, name)
-        for domain in stream.domains:
-            mine = [d for d in chosen if d.domain == domain]
-            gone = {
-                kind: dropped.filter((pl.col("domain") == domain) & (pl.col("kind") == kind)).height
-                for kind in ("exact", "near")
-            }
-            rows.append({
-                "domain": domain, "split": name, "documents": len(mine), "bytes": sum(len(d.text.encode()) for d in mine),
-                "tokens": stream.of(domain).n_tokens, "dropped_exact": gone["exact"], "dropped_near": gone["near"],
-            })  # fmt: skip
-    return pl.DataFrame(rows)
-
-
-def _cuts(config: StudyConfig, parts: split.Splits) -> list[tuple[str, list[documents.Document], int | None]]:
+def _cuts(config: StudyConfig, parts: Splits) -> list[tuple[str, list[Document], int | None]]:
     held_out = [*parts.validation, *parts.test]
     return [
         ("train", parts.train, None),
@@ -90,19 +70,35 @@ def _cuts(config: StudyConfig, parts: split.Splits) -> list[tuple[str, list[docu
     ]
 
 
-def _rank(config: StudyConfig, document: documents.Document) -> tuple[int, str]:
+def _rank(config: StudyConfig, document: Document) -> tuple[int, str]:
     return [c.domain for c in config.text.corpora].index(document.domain), document.key
 
 
-def _tokenizer(config: StudyConfig, parts: split.Splits, out: Path) -> None:
+def _tokenizer(config: StudyConfig, parts: Splits, out: Path) -> None:
     if config.text.tokenizer:
-        tokenizer.copy_tokenizer(config.text.tokenizer, out)
+        copy_tokenizer(config.text.tokenizer, out)
         return
     texts = [d.text for d in parts.train if d.domain in config.base.domains]
-    tokenizer.train_tokenizer(texts, vocab_size=config.text.vocabulary, out=out)
+    train_tokenizer(texts, vocab_size=config.text.vocabulary, out=out)
 
 
-def _no_overlap(parts: split.Splits) -> None:
+def copy_tokenizer(source: str, out: Path) -> None:
+    """Save a ready tokenizer (a folder, or a Hub id that the cache or the network has) beside the streams.
+
+    Raises:
+        CorpusError: it is not there.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        ready = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise CorpusError(f"tokenizer {source}: cannot be loaded ({str(error).splitlines()[0]})", "give a folder or a Hub id") from None
+    with replacing_folder(out) as folder:
+        ready.save_pretrained(folder)
+
+
+def _no_overlap(parts: Splits) -> None:
     """Stop before training when a document, or a copy of its text, is on both sides: a figure on it would be false."""
     held = {d.key for d in (*parts.validation, *parts.test)} | {d.text for d in (*parts.validation, *parts.test)}
     for document in parts.train:

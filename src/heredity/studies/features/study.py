@@ -1,0 +1,42 @@
+"""The feature study from nothing to a page: text, family, features, lineage, findings. Each stage resumes."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from heredity.report.page import write_report
+from heredity.run import Run
+from heredity.studies.features import family, findings, text, track
+from heredity.studies.features.config import StudyConfig
+
+
+def study(
+    run: Run, config: StudyConfig, *, root: Path, device: str = "cpu", progress: bool = False, say: Callable[[str], None] = lambda _: None
+) -> bool:
+    """Run what is not done yet, drawing the page after each part; return whether anything was left to do.
+
+    Args:
+        run: the folder to fill or to go on with.
+        config: the settings; a resumed run has the same ones.
+        root: folder that relative paths of corpora start from.
+        device: torch device of models and SAEs.
+        progress: draw progress bars on stderr.
+        say: takes one line of progress at a time.
+
+    Raises:
+        HeredityError: a stage cannot be done; what is done stays.
+    """
+    if run.done("report"):
+        return False
+    streams = text.prepare(run, config, root=root, say=say)
+    family.train_members(run, config, streams, device=device, progress=progress, say=say)
+    family.merge_children(run, config, family.sweep(run, config, streams, device=device, say=say))
+    family.score(run, config, streams, device=device, say=say)
+    write_report(run)
+    track.train_saes(run, config, streams, device=device, progress=progress, say=say)
+    track.evaluate_saes(run, config, streams, device=device, say=say)
+    write_report(run)
+    track.follow(run, config, streams, device=device, say=say)
+    run.write_table("findings", findings.findings(run, config))
+    write_report(run)
+    run.finish_stage("report")
+    return True
