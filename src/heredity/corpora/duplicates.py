@@ -1,8 +1,8 @@
 """Find documents that repeat others: in the same words, or in another spelling of them.
 
-Editions of one play agree in few whole words (`love`, `loue`; `only`, `onely`), so words are compared by their
-consonants, as spelling changes those least. The measure is the share of the smaller document's runs of five such
-words that the larger one has too.  Source: containment of shingles, Broder 1997.
+Editions of one play agree in few whole words (`love`, `loue`; `only`, `onely`), so words are compared by
+their consonants, as spelling changes those least. The measure is the share of the smaller document's runs of
+five such words that the larger one has too.  Source: containment of shingles, Broder 1997.
 """
 
 import re
@@ -19,7 +19,9 @@ from heredity.corpora.documents import Document, keyed_order
 
 THRESHOLD = 0.3  # of the smaller document; docs/corpora.md has the measured margin on both sides
 _RUN = 5  # words of a shingle
-_MOST_SHINGLES = 1 << 23  # beyond, a keyed sample of the shingles proposes pairs; each is then measured on all
+_MOST_SHINGLES = (
+    1 << 23
+)  # beyond, a keyed sample of the shingles proposes pairs; each is then measured on all
 _COMMON = 1000  # a shingle of more documents than this is boilerplate: it proposes no pair
 _ROWS = 1024  # documents compared with all others at a time
 
@@ -45,8 +47,8 @@ class Copy(Struct, frozen=True):
 def find_copies(documents: Sequence[Document], *, seed: int) -> list[Copy]:
     """Find the documents to drop so that no two of the rest are copies of each other, sorted by key.
 
-    Of two copies the one with more distinct shingles is kept, as it is the more complete; equals are decided by a
-    keyed hash. The result does not depend on the order of the documents.
+    Of two copies the one with more distinct shingles is kept, as it is the more complete; equals are decided by
+    a keyed hash. The result does not depend on the order of the documents.
     """
     ordered = keyed_order(list(documents), seed, "copies")
     first: dict[bytes, Document] = {}
@@ -68,7 +70,7 @@ def similarity(first: UInt64[ndarray, " n"], second: UInt64[ndarray, " m"]) -> f
 
 
 def shingles(texts: Sequence[str]) -> Iterator[UInt64[ndarray, " n"]]:
-    """Yield, for each text, the sorted distinct hashes of its runs of five words, each word by its skeleton."""
+    """Yield, for each text, the sorted distinct hashes of its runs of five words, by their skeletons."""
     hashes: dict[str, int] = {}
     for text in texts:
         found = []
@@ -91,7 +93,9 @@ def skeleton(word: str) -> str:
 
 
 _WORD = re.compile(r"[^\W_]+")
-_CONSONANTS = re.compile(r"[aeiouyjvwh]")  # u for v, i for j, a silent e or h: these change from press to press
+_CONSONANTS = re.compile(
+    r"[aeiouyjvwh]"
+)  # u for v, i for j, a silent e or h: these change from press to press
 _SAME_SOUND = str.maketrans("cqz", "kks")
 _DOUBLED = re.compile(r"(.)\1+")
 
@@ -136,7 +140,7 @@ def _proposed(sets: list[UInt64[ndarray, " n"]]) -> Iterator[tuple[int, list[int
 
 
 def _incidence(sample: list[UInt64[ndarray, " n"]]) -> sparse.csr_array:
-    """Return the documents × shingles matrix of ones, without the shingles of one document or of very many."""
+    """Return the documents × shingles matrix of ones, without shingles of one document or of very many."""
     rows: Int64[ndarray, " n"] = np.repeat(np.arange(len(sample)), [len(s) for s in sample])
     _, columns, frequency = np.unique(np.concatenate(sample), return_inverse=True, return_counts=True)
     useful = (frequency > 1) & (frequency <= _COMMON)

@@ -1,8 +1,8 @@
 """Fetch a package archive into the cache, once, and know it by its sha256. Nothing in it is built or run.
 
-The index is PIP_INDEX_URL, else pip's own `global.index-url`, else the public default; credentials in its URL go to
-its host alone and into no message. PIP_CERT and REQUESTS_CA_BUNDLE name certificates. HF_HUB_OFFLINE=1 forbids all
-network.
+The index is PIP_INDEX_URL, else pip's own `global.index-url`, else the public default; credentials in its URL
+go to its host alone and into no message. PIP_CERT and REQUESTS_CA_BUNDLE name certificates. HF_HUB_OFFLINE=1
+forbids all network.
 """
 
 import hashlib

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from heredity.corpora.globs import fixed_folder, matches, matches_any
-from heredity.errors import CorpusError
+from heredity.errors import ConfigError, CorpusError
 
 
 def find(pattern: str, root: Path, excluded: tuple[str, ...]) -> list[tuple[str, Path]]:
@@ -12,17 +12,31 @@ def find(pattern: str, root: Path, excluded: tuple[str, ...]) -> list[tuple[str,
     Raises:
         CorpusError: nothing matches.
     """
-    whole = (root / Path(pattern).expanduser()).as_posix()
-    if Path(whole).is_dir():
-        whole += "/**"
-    start = fixed_folder(whole)
-    found = [p for p in Path(start).rglob("*") if p.is_file() and matches(p.as_posix(), whole)]
-    if not found:
+    start = fixed_folder(pattern)
+    base, rest = root / Path(start).expanduser(), pattern[len(start) :]
+    if rest in ("", ".") or (base / rest).is_dir():
+        base, rest = base / rest, "**"
+    found = [p for p in (base.rglob("*") if "**" in rest else base.glob(rest)) if p.is_file()]
+    named = sorted((p.relative_to(base).as_posix(), p) for p in found)
+    matching = [(name, path) for name, path in named if matches(name, rest)]
+    if not matching:
         raise CorpusError(
             f"{pattern}: no file matches", f"relative paths start at {root}; ** crosses folders"
         )
-    named = sorted((p.as_posix()[len(start) :], p) for p in found)
-    return [(name, path) for name, path in named if not matches_any(name, excluded)]
+    return [(name, path) for name, path in matching if not matches_any(name, excluded)]
+
+
+def refuse_other_files(folder: Path, own: tuple[str, ...]) -> None:
+    """Make sure that replacing a folder as a whole would lose no file but `own`.
+
+    Raises:
+        ConfigError: it has another file, or it is a file itself.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise ConfigError(f"{folder}: exists and is not a folder", "choose another output")
+    others = sorted(p.name for p in folder.iterdir() if p.name not in own) if folder.exists() else []
+    if others:
+        raise ConfigError(f"{folder}: holds {others[0]!r}, which would be lost", "choose an empty folder")
 
 
 def decode(data: bytes, where: str) -> str:

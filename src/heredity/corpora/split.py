@@ -1,7 +1,7 @@
 """Divide documents between train, validation and test: by keyed hash, never by position, without copies.
 
-A document that repeats another, in the same words or in another spelling, is dropped before the split, so that no
-text is in two splits (nor twice in one).
+A document that repeats another, in the same words or in another spelling, is dropped before the split, so
+that no text is in two splits (nor twice in one).
 """
 
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ class Splits(Struct, frozen=True):
     """The documents of each split, domain by domain in the order given, sorted by key; and what was dropped.
 
     Attributes:
-        dropped: table of domain, split (of the copy that was kept), kind (exact or near), key, twin, similarity.
+        dropped: table of domain, split (where the twin is), kind (exact, near), key, twin, similarity.
     """
 
     train: list[Document]
@@ -39,8 +39,8 @@ def split(
 ) -> Splits:
     """Drop copies, then divide each domain's documents by their bytes.
 
-    Documents are taken in the order of a keyed hash of their key. Each held-out split gets at least two documents
-    (one, where a domain has less than six), however large they are.
+    Documents are taken in the order of a keyed hash of their key. Each held-out split gets at least two
+    documents (one, where a domain has less than six), however large they are.
 
     Args:
         documents: of any number of domains, in any order: the result does not depend on it.
@@ -73,7 +73,8 @@ def split(
         orient="row",
     )  # fmt: skip
     ordered = sorted(kept, key=lambda d: (domains.index(d.domain), d.key))
-    return Splits(*([d for d in ordered if home[d.key] == name] for name in NAMES), dropped=dropped)
+    train, validation, test = ([d for d in ordered if home[d.key] == name] for name in NAMES)
+    return Splits(train, validation, test, dropped)
 
 
 def _divide(
@@ -81,7 +82,7 @@ def _divide(
 ) -> dict[str, str]:
     if len(documents) < len(NAMES):
         raise CorpusError(
-            f"domain {domain!r} has {len(documents)} distinct documents, and a split by document needs {len(NAMES)}",
+            f"domain {domain!r} has {len(documents)} distinct documents, a split needs {len(NAMES)}",
             "add text, or group its records into smaller documents",
         )
     fewest = _FEWEST if len(documents) >= len(NAMES) * _FEWEST else 1
@@ -97,14 +98,14 @@ def _divide(
 
 
 def _take(order: list[Document], size: dict[str, int], target: float, fewest: int, most: int) -> list[str]:
-    """Take documents in order until the target is met; one that would miss it by more than it lacks is passed over."""
-    taken: list[str] = []
+    """Take documents in order until the target is met; pass over one that would overshoot more than help."""
+    taken: dict[str, None] = {}
     total = 0
     for document in order:
         if total >= target or len(taken) == most:
             break
         if total + size[document.key] / 2 <= target:
-            taken.append(document.key)
+            taken[document.key] = None
             total += size[document.key]
     smallest = sorted((d for d in order if d.key not in taken), key=lambda d: size[d.key])
-    return taken + [d.key for d in smallest[: max(0, fewest - len(taken))]]
+    return [*taken, *(d.key for d in smallest[: max(0, fewest - len(taken))])]

@@ -16,7 +16,7 @@ def corpora_table(splits: Splits, streams: Mapping[str, TokenStream]) -> pl.Data
         streams: the token stream of each split by name; its tokens are counted (0 without a stream).
 
     Returns:
-        Columns domain, split, documents, bytes, tokens, dropped_exact, dropped_near. A dropped copy is counted in
+        Columns domain, split, documents, bytes, tokens, dropped_exact, dropped_near. A dropped copy counts in
         the split that has its twin.
     """
     rows = []

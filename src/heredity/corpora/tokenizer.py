@@ -1,4 +1,4 @@
-"""Train a byte-level BPE tokenizer; the folder it makes is one that `AutoTokenizer` loads.  Source: Sennrich 2016."""
+"""Train a byte-level BPE tokenizer, in a folder that `AutoTokenizer` loads.  Source: Sennrich 2016."""
 
 import hashlib
 import json
@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from heredity.atomic import replacing_folder, write_text
+from heredity.corpora.files import refuse_other_files
 from heredity.errors import ConfigError, CorpusError, ExtraMissingError
 
 BOS, EOS = "<s>", "</s>"  # identifiers 0 and 1
@@ -23,14 +24,15 @@ def train_tokenizer(texts: Iterable[str], *, vocab_size: int, out: Path) -> Path
         Path of tokenizer.json.
 
     Raises:
-        ConfigError: `vocab_size` cannot hold the bytes, or the texts are too few for so many tokens.
+        ConfigError: `vocab_size` cannot hold the bytes, or the texts are too few for so many tokens; or `out`
+            has other files.
         CorpusError: there is no text.
     """
     if vocab_size < _ALPHABET + 2:
         raise ConfigError(
             f"vocab_size {vocab_size} is too small", f"the bytes and special tokens alone are {_ALPHABET + 2}"
         )
-    tokenizers = _tokenizers()
+    out, tokenizers = Path(out), _tokenizers()
     tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE())
     tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = tokenizers.decoders.ByteLevel()
@@ -49,14 +51,20 @@ def train_tokenizer(texts: Iterable[str], *, vocab_size: int, out: Path) -> Path
         )
     if tokenizer.get_vocab_size() < vocab_size:
         raise ConfigError(
-            f"vocab_size {vocab_size} is too large: {counted.characters:,} characters give {tokenizer.get_vocab_size()} tokens",
+            f"vocab_size {vocab_size} is too large: {counted.characters:,} characters of text"
+            f" give {tokenizer.get_vocab_size()} tokens",
             "ask for fewer tokens, or add text",
         )
+    files = {
+        "tokenizer.json": tokenizer.to_str(pretty=True) + "\n",
+        "tokenizer_config.json": _json(_CONFIG),
+        "special_tokens_map.json": _json({"bos_token": BOS, "eos_token": EOS}),
+    }
+    refuse_other_files(out, tuple(files))
     with replacing_folder(out) as temporary:
-        write_text(temporary / "tokenizer.json", tokenizer.to_str(pretty=True) + "\n")
-        write_text(temporary / "tokenizer_config.json", _json(_CONFIG))
-        write_text(temporary / "special_tokens_map.json", _json({"bos_token": BOS, "eos_token": EOS}))
-    return Path(out) / "tokenizer.json"
+        for name, text in files.items():
+            write_text(temporary / name, text)
+    return out / "tokenizer.json"
 
 
 def open_tokenizer(file: Path) -> Any:
@@ -79,6 +87,7 @@ def open_tokenizer(file: Path) -> Any:
         raise CorpusError(
             f"{file}: has no {EOS} token to end a document with", "use a tokenizer that has one"
         )
+    tokenizer.encode_special_tokens = True  # "</s>" in a text is four characters, not the end of it
     tokenizer.no_truncation()
     tokenizer.no_padding()
     return tokenizer

@@ -1,212 +1,25 @@
-"""One token stream for all: every member of a family is trained on, measured on and harvested over the same tokens.
-
-A stream is a folder: tokens.bin (uint16 or uint32, little endian), documents.parquet (document, key, domain, start,
-stop) and meta.json. Its tokens come domain by domain, each a whole number of contexts, so that no block has two.
-"""
+"""Turn documents into a token stream: domain by domain, in keyed order, in whole blocks, once."""
 
 import hashlib
 import json
-from collections.abc import Sequence
-from functools import cached_property
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
-from jaxtyping import Int, Int32, UInt
+from jaxtyping import UInt
 from numpy import ndarray
 
-from heredity.atomic import replacing_folder, write_text
 from heredity.corpora.documents import Document, keyed_order
+from heredity.corpora.files import refuse_other_files
 from heredity.corpora.tokenizer import EOS, open_tokenizer, sha256_of
+from heredity.corpora.stream import FILES, FORMAT, TokenStream, numbered
 from heredity.errors import ConfigError, CorpusError, StoreError
 
-_FORMAT = 1
-_BATCH_BYTES = 4 << 20  # of text handed to the tokenizer at once
+__all__ = ["TokenStream", "write_stream"]
 
-
-class TokenStream:
-    """Tokens with the document and the domain of each.
-
-    Attributes:
-        tokens: identifiers, memory-mapped when opened from a folder.
-        context: tokens of a block.
-        domains: in the order in which their tokens come.
-        documents: table of document, key, domain, start and stop (token positions).
-    """
-
-    def __init__(
-        self,
-        tokens: UInt[ndarray, " n_tokens"],
-        documents: pl.DataFrame,
-        *,
-        context: int,
-        domains: tuple[str, ...],
-        tokenizer_sha256: str,
-    ) -> None:
-        self.tokens, self.documents = tokens, documents
-        self.context, self.domains, self.tokenizer_sha256 = context, domains, tokenizer_sha256
-
-    @classmethod
-    def open(cls, path: Path) -> "TokenStream":
-        """Open a stream's folder; the tokens are mapped, not read.
-
-        Raises:
-            StoreError: no stream there, or its files are not the ones that were written.
-        """
-        path = Path(path)
-        again = "remove the folder and tokenise again"
-        try:
-            meta = json.loads((path / "meta.json").read_text())
-            documents = pl.read_parquet(path / "documents.parquet")
-            tokens = np.memmap(path / "tokens.bin", dtype=np.dtype(meta["dtype"]), mode="r")
-            if meta["format"] != _FORMAT:
-                raise StoreError(
-                    f"{path}: token stream of format {meta['format']}, this version reads {_FORMAT}", again
-                )
-            stream = cls(
-                tokens, documents, context=int(meta["context"]), domains=tuple(meta["domains"]),
-                tokenizer_sha256=meta["tokenizer_sha256"],
-            )  # fmt: skip
-            digest = stream.digest
-        except FileNotFoundError as error:
-            raise StoreError(
-                f"{error.filename or path}: no such file", "tokenise the corpora first"
-            ) from None
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, pl.exceptions.PolarsError) as error:
-            raise StoreError(f"{path}: not a token stream ({type(error).__name__}: {error})", again) from None
-        if digest != meta.get("digest"):
-            raise StoreError(f"{path}: the tokens are not the ones that were written", again)
-        return stream
-
-    def __repr__(self) -> str:
-        domains = ", ".join(self.domains)
-        return f"TokenStream({self.n_tokens:,} tokens, {len(self.document_keys):,} documents, context {self.context}: {domains})"
-
-    @property
-    def n_tokens(self) -> int:
-        """Tokens in all."""
-        return len(self.tokens)
-
-    @property
-    def n_blocks(self) -> int:
-        """Blocks of `context` tokens in all."""
-        return self.n_tokens // self.context
-
-    @cached_property
-    def document_keys(self) -> list[str]:
-        """Key of each document, by its number in `document`."""
-        return self.documents["key"].to_list()
-
-    @cached_property
-    def document(self) -> Int32[ndarray, " n_tokens"]:
-        """Number of the document of each token."""
-        return np.repeat(np.arange(len(self.documents), dtype=np.int32), self._lengths())
-
-    @cached_property
-    def domain(self) -> Int[ndarray, " n_tokens"]:
-        """Number of the domain of each token, in `domains`."""
-        return np.repeat(self._domain_of_document(), self._lengths())
-
-    @cached_property
-    def domain_of_block(self) -> Int[ndarray, " n_blocks"]:
-        """Number of the domain of each block."""
-        return self.domain[:: self.context].copy()
-
-    def blocks(self) -> UInt[ndarray, "n_blocks context"]:
-        """View the tokens as blocks, without a copy."""
-        return self.tokens.reshape(self.n_blocks, self.context)
-
-    def of(self, domain: str | Sequence[str]) -> "TokenStream":
-        """Return the part of one domain or several, in the order of this stream.
-
-        Raises:
-            ConfigError: it has no such domain.
-        """
-        wanted = (domain,) if isinstance(domain, str) else tuple(domain)
-        for name in wanted:
-            if name not in self.domains:
-                raise ConfigError(
-                    f"the token stream has no domain {name!r}", f"its domains are {', '.join(self.domains)}"
-                )
-        return self._part([name in wanted for name in self.domains], None)
-
-    def head(self, tokens_per_domain: int) -> "TokenStream":
-        """Return the first blocks of every domain: at most so many tokens of each, in whole blocks.
-
-        Raises:
-            ConfigError: fewer tokens than one block.
-        """
-        blocks = tokens_per_domain // self.context
-        if blocks < 1:
-            raise ConfigError(
-                f"{tokens_per_domain} tokens per domain are less than a block of {self.context}",
-                "ask for more",
-            )
-        return self._part([True] * len(self.domains), blocks)
-
-    @cached_property
-    def digest(self) -> str:
-        """sha256 of everything a comparison depends on: the tokens, their documents, the context, the tokenizer."""
-        whole = hashlib.sha256(np.ascontiguousarray(self.tokens).view(np.uint8).data)
-        lines = [
-            f"{key}\t{domain}\t{start}\t{stop}" for _, key, domain, start, stop in self.documents.iter_rows()
-        ]
-        rest = [
-            str(self.context),
-            str(self.tokens.dtype.itemsize),
-            self.tokenizer_sha256,
-            *self.domains,
-            *lines,
-        ]
-        whole.update("\n".join(rest).encode())
-        return whole.hexdigest()
-
-    def save(self, path: Path, *, source_digest: str) -> None:
-        """Write the stream's folder, whole or not at all; `source_digest` tells later what it was made of."""
-        meta = {
-            "format": _FORMAT, "context": self.context, "domains": list(self.domains), "n_tokens": self.n_tokens,
-            "n_documents": len(self.documents), "dtype": self.tokens.dtype.str, "digest": self.digest,
-            "tokenizer_sha256": self.tokenizer_sha256, "source_digest": source_digest,
-        }  # fmt: skip
-        with replacing_folder(path) as temporary:
-            self.tokens.tofile(temporary / "tokens.bin")
-            self.documents.write_parquet(temporary / "documents.parquet", statistics=False)
-            write_text(temporary / "meta.json", json.dumps(meta, indent=1) + "\n")
-
-    def _lengths(self) -> Int[ndarray, " n_documents"]:
-        lengths: Int[ndarray, " n_documents"] = (self.documents["stop"] - self.documents["start"]).to_numpy()
-        return lengths
-
-    def _domain_of_document(self) -> Int[ndarray, " n_documents"]:
-        number = {name: index for index, name in enumerate(self.domains)}
-        kind = np.uint8 if len(self.domains) <= 256 else np.int16
-        return np.array([number[name] for name in self.documents["domain"]], dtype=kind)
-
-    def _part(self, wanted: list[bool], max_blocks: int | None) -> "TokenStream":
-        ranges, tables, total = [], [], 0
-        first = np.searchsorted(self.domain_of_block, np.arange(len(self.domains) + 1))
-        for number in (n for n, chosen in enumerate(wanted) if chosen):
-            blocks = first[number + 1] - first[number]
-            start = int(first[number]) * self.context
-            stop = start + int(blocks if max_blocks is None else min(blocks, max_blocks)) * self.context
-            inside = self.documents.filter(
-                (pl.col("start") < stop)
-                & (pl.col("stop") > start)
-                & (pl.col("domain") == self.domains[number])
-            )
-            shift = total - start
-            tables.append(
-                inside.with_columns(
-                    start=pl.col("start") + shift, stop=pl.col("stop").clip(upper_bound=stop) + shift
-                )
-            )
-            ranges.append(self.tokens[start:stop])
-            total += stop - start
-        tokens = np.concatenate(ranges) if len(ranges) > 1 else np.asarray(ranges[0])
-        return TokenStream(
-            tokens, _numbered(pl.concat(tables)), context=self.context, tokenizer_sha256=self.tokenizer_sha256,
-            domains=tuple(name for name, chosen in zip(self.domains, wanted, strict=True) if chosen),
-        )  # fmt: skip
+_BATCH_CHARACTERS = 1 << 20  # handed to the tokenizer at once: it takes a batch in parallel
 
 
 def write_stream(
@@ -232,93 +45,85 @@ def write_stream(
         seed: of the keyed order.
 
     Raises:
+        ConfigError: less than one token a block, or less than one block a domain; `out` has files of others.
         CorpusError: no documents, or a domain with less than one block of tokens.
+        StoreError: `out` is a stream that was damaged.
         DiskFullError: no space left; nothing partial stays.
     """
+    out = Path(out)
     if not documents:
         raise CorpusError(f"{out}: no documents to tokenise", "check the corpora and their split")
     if context < 1 or (max_tokens_per_domain is not None and max_tokens_per_domain < context):
         raise ConfigError(
-            f"context {context} does not fit max_tokens_per_domain {max_tokens_per_domain}",
-            "raise the latter",
+            f"{max_tokens_per_domain} tokens per domain hold no block of {context}", "allow more tokens"
         )
     domains = tuple(dict.fromkeys(d.domain for d in documents))
-    ordered = {
-        name: keyed_order([d for d in documents if d.domain == name], seed, "stream") for name in domains
-    }
-    source = _source_digest(ordered, sha256_of(tokenizer_file), context, max_tokens_per_domain)
-    out = Path(out)
+    ordered = {n: keyed_order([d for d in documents if d.domain == n], seed, "stream") for n in domains}
+    tokenizer_sha256 = sha256_of(tokenizer_file)
+    source = _source_digest(ordered, tokenizer_sha256, context, max_tokens_per_domain)
     if _made_of(out) == source:
         return TokenStream.open(out)
+    refuse_other_files(out, FILES)
     tokenizer = open_tokenizer(tokenizer_file)
-    end = int(tokenizer.token_to_id(EOS))
-    kind = np.dtype("<u2") if tokenizer.get_vocab_size() <= 1 << 16 else np.dtype("<u4")
-    parts, rows, position = [], [], 0
+    parts, tables, position = [], [], 0
     for name in domains:
-        wanted = None if max_tokens_per_domain is None else max_tokens_per_domain // context * context
-        pieces, keys, got = [], [], 0
-        for batch in _batches(ordered[name]):
-            for document, encoding in zip(
-                batch,
-                tokenizer.encode_batch_fast([d.text for d in batch], add_special_tokens=False),
-                strict=True,
-            ):
-                pieces.append(np.array([*encoding.ids, end], dtype=kind))
-                keys.append(document.key)
-                got += len(pieces[-1])
-            if wanted is not None and got >= wanted:
-                break
-        length = got // context * context if wanted is None else min(got // context * context, wanted)
-        if not length:
+        tokens, table = _tokenise(ordered[name], tokenizer, context, max_tokens_per_domain)
+        if not len(tokens):
             raise CorpusError(
-                f"{out}: domain {name!r} has {got} tokens, less than a block of {context}",
+                f"{out}: domain {name!r} has less than a block of {context} tokens",
                 "add text, or shorten the context",
             )
-        parts.append(np.concatenate(pieces)[:length])
-        edges = np.minimum(np.cumsum([0, *map(len, pieces)]), length) + position
-        rows += [
-            (key, name, int(start), int(stop))
-            for key, start, stop in zip(keys, edges[:-1], edges[1:], strict=True)
-            if stop > start
-        ]
-        position += length
-    table = pl.DataFrame(
-        rows,
-        schema={"key": pl.String, "domain": pl.String, "start": pl.Int64, "stop": pl.Int64},
-        orient="row",
-    )
+        tables.append(table.with_columns(start=pl.col("start") + position, stop=pl.col("stop") + position))
+        parts.append(tokens)
+        position += len(tokens)
     stream = TokenStream(
-        np.concatenate(parts),
-        _numbered(table),
-        context=context,
-        domains=domains,
-        tokenizer_sha256=sha256_of(tokenizer_file),
-    )
+        np.concatenate(parts), numbered(pl.concat(tables)), context=context, domains=domains,
+        tokenizer_sha256=tokenizer_sha256,
+    )  # fmt: skip
     stream.save(out, source_digest=source)
     return TokenStream.open(out)
 
 
-def _numbered(table: pl.DataFrame) -> pl.DataFrame:
-    rest = table.drop("document", strict=False)
-    return rest.select(
-        pl.int_range(pl.len(), dtype=pl.Int32).alias("document"), "key", "domain", "start", "stop"
-    )
+def _tokenise(
+    documents: list[Document], tokenizer: Any, context: int, most: int | None
+) -> tuple[UInt[ndarray, " n_tokens"], pl.DataFrame]:
+    """Return the tokens of one domain in whole blocks, and where each document lies."""
+    end = int(tokenizer.token_to_id(EOS))
+    kind = np.dtype("<u2") if tokenizer.get_vocab_size() <= 1 << 16 else np.dtype("<u4")
+    pieces, total = [], 0
+    for batch in _batches(documents):
+        for encoding in tokenizer.encode_batch_fast([d.text for d in batch], add_special_tokens=False):
+            pieces.append(np.array([*encoding.ids, end], dtype=kind))
+            total += len(pieces[-1])
+        if most is not None and total >= most:
+            break
+    length = (total if most is None else min(total, most)) // context * context
+    edges = np.minimum(np.cumsum([0, *map(len, pieces)]), length)
+    seen = documents[: len(pieces)]
+    table = pl.DataFrame(
+        {
+            "key": [d.key for d in seen], "domain": [d.domain for d in seen],
+            "start": edges[:-1].astype(np.int64), "stop": edges[1:].astype(np.int64),
+        }
+    ).filter(pl.col("stop") > pl.col("start"))  # fmt: skip
+    return np.concatenate(pieces)[:length], table
 
 
-def _batches(documents: list[Document]) -> list[list[Document]]:
-    batches: list[list[Document]] = [[]]
+def _batches(documents: list[Document]) -> Iterator[list[Document]]:
+    batch: list[Document] = []
     size = 0
     for document in documents:
-        if size >= _BATCH_BYTES:
-            batches.append([])
-            size = 0
-        batches[-1].append(document)
+        batch.append(document)
         size += len(document.text)
-    return batches
+        if size >= _BATCH_CHARACTERS:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
 
 
 def _source_digest(ordered: dict[str, list[Document]], tokenizer: str, context: int, most: int | None) -> str:
-    whole = hashlib.sha256(f"{_FORMAT} {tokenizer} {context} {most}\n".encode())
+    whole = hashlib.sha256(f"{FORMAT} {tokenizer} {context} {most}\n".encode())
     for name in ordered:
         for document in ordered[name]:
             text = document.text.encode()

@@ -15,7 +15,7 @@ from heredity.errors import ConfigError, CorpusError
 def read(
     argument: str, spec: CorpusSpec, *, archives: Mapping[str, str], root: Path
 ) -> Iterator[tuple[str, str]]:
-    """Yield the members that match, named from the glob's fixed folder on; `.jsonl` members are read as records."""
+    """Yield the members that match, named from the glob's fixed folder on; `.jsonl` members hold records."""
     name, _, pattern = argument.partition("#")
     if not pattern:
         raise ConfigError(f"archive:{argument}: no glob of members", f"write archive:{name}#folder/*.txt")

@@ -1,4 +1,4 @@
-"""`hf:NAME`: a data set of the Hub through `datasets` (an extra), or a local folder in the Hub's layout (no extra)."""
+"""`hf:NAME`: a data set of the Hub through `datasets` (an extra), or a local folder in the Hub's layout."""
 
 import re
 from collections.abc import Iterator, Mapping

@@ -9,7 +9,7 @@ from heredity.corpora.documents import CorpusSpec
 from heredity.corpora.globs import matches_any
 from heredity.errors import ConfigError
 
-# Installed packages are not the library; tests are not typical code; _sysconfigdata is generated on the machine.
+# Installed packages are not the library; tests are not typical code; _sysconfigdata is made on the machine
 _NOT_LIBRARY = (
     "**/test/**", "**/tests/**", "**/idle_test/**", "site-packages/**", "dist-packages/**", "_sysconfigdata*",
 )  # fmt: skip
@@ -18,7 +18,7 @@ _NOT_LIBRARY = (
 def read(
     argument: str, spec: CorpusSpec, *, archives: Mapping[str, str], root: Path
 ) -> Iterator[tuple[str, str]]:
-    """Yield the library's files by their path within it; a file that Python itself could not decode is left out."""
+    """Yield the library's files by their path within it, without those that Python could not decode."""
     if argument != "stdlib":
         raise ConfigError(f"unknown corpus source 'python:{argument}'", "write python:stdlib")
     library = Path(sysconfig.get_path("stdlib"))
