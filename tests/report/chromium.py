@@ -1,4 +1,4 @@
-"""Drive a headless Chromium over a pipe: exact viewports, colour schemes, what it logs and what it asks for."""
+"""Drive a headless Chromium over a pipe: viewports, colour schemes, what it logs and what it asks for."""
 
 import base64
 import json
@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 _FLAGS = (
-    "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update",
-    "--disable-sync", "--no-first-run", "--hide-scrollbars", "--remote-debugging-pipe",
+    "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking",
+    "--disable-component-update", "--disable-sync", "--no-first-run", "--hide-scrollbars",
+    "--remote-debugging-pipe",
 )  # fmt: skip
 
 
@@ -26,7 +27,7 @@ class Tab:
     """A page in the browser.
 
     Attributes:
-        messages: what was written to the console or logged as a warning or an error, policy violations included.
+        messages: what was written to the console or logged as a warning or an error, broken policies too.
         requests: addresses asked for.
     """
 
@@ -45,7 +46,9 @@ class Tab:
         """Send one command of the protocol and wait for its answer."""
         self._number += 1
         message = {"id": self._number, "method": method, "params": parameters}
-        self._send.write(json.dumps(message | ({"sessionId": self._session} if self._session else {})).encode() + b"\0")
+        self._send.write(
+            json.dumps(message | ({"sessionId": self._session} if self._session else {})).encode() + b"\0"
+        )
         self._send.flush()
         while (answer := self._next()).get("id") != self._number:
             self._note(answer)
@@ -53,10 +56,18 @@ class Tab:
             raise RuntimeError(f"{method}: {answer['error']}")
         return dict(answer["result"])
 
-    def open(self, file: Path, *, width: int, height: int = 900, dark: bool = False, script: bool = True) -> None:
+    def open(
+        self, file: Path, *, width: int, height: int = 900, dark: bool = False, script: bool = True
+    ) -> None:
         """Show a file and wait until its plots are drawn."""
         scheme = [{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}]
-        self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
+        self.call(
+            "Emulation.setDeviceMetricsOverride",
+            width=width,
+            height=height,
+            deviceScaleFactor=1,
+            mobile=False,
+        )
         self.call("Emulation.setEmulatedMedia", features=scheme)
         self.call("Emulation.setScriptExecutionDisabled", value=not script)
         self._events.clear()
@@ -107,9 +118,10 @@ def tab() -> Iterator[Tab]:
     to_browser, send = os.pipe()
     receive, from_browser = os.pipe()
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
-        # The browser expects its pipe on descriptors 3 and 4, which Popen cannot choose: a shell moves them there.
+        # The browser expects its pipe on descriptors 3 and 4, which Popen cannot choose: a shell can.
+        browser = [str(found()), *_FLAGS, f"--user-data-dir={profile}"]
         process = subprocess.Popen(
-            ["bash", "-c", f'exec "$@" 3<&{to_browser} 4>&{from_browser}', "bash", str(found()), *_FLAGS, f"--user-data-dir={profile}"],
+            ["bash", "-c", f'exec "$@" 3<&{to_browser} 4>&{from_browser}', "bash", *browser],
             pass_fds=(to_browser, from_browser), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )  # fmt: skip
         os.close(to_browser)

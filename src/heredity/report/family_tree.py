@@ -1,10 +1,10 @@
-"""The family as an inline SVG drawing, which needs no script: generations downwards, an arrow from parent to child."""
+"""Lay out the family for an SVG drawing without script: generations downwards, arrows to children."""
 
 from collections.abc import Mapping, Sequence
 
 import msgspec
 
-_WIDTH, _HEIGHT, _GAP, _DROP, _MARGIN = 168, 66, 26, 84, 8
+_WIDTH, _HEIGHT, _GAP, _DROP, _MARGIN = 164, 66, 28, 92, 4
 
 
 class Box(msgspec.Struct, frozen=True):
@@ -59,7 +59,10 @@ def lay_out(
     generation: dict[str, int] = {}
     for name, above in parents.items():
         generation[name] = 1 + max((generation.get(parent, 0) for parent in above), default=-1)
-    rows = [[name for name in parents if generation[name] == depth] for depth in range(max(generation.values()) + 1)]
+    rows = [
+        [name for name in parents if generation[name] == depth]
+        for depth in range(max(generation.values()) + 1)
+    ]
     width = max(len(row) for row in rows) * (_WIDTH + _GAP) - _GAP + 2 * _MARGIN
     boxes: dict[str, Box] = {}
     for depth, row in enumerate(rows):
@@ -69,7 +72,7 @@ def lay_out(
             top = _MARGIN + depth * (_HEIGHT + _DROP)
             boxes[name] = Box(name, centre, top, colours[name], tuple(lines.get(name, ())))
     arrows = [
-        _arrow(boxes[parent], boxes[name], edges.get((parent, name), ""))
+        _arrow(boxes[parent], boxes[name], edges.get((parent, name), ""), near_child=len(above) == 1)
         for name, above in parents.items()
         for parent in above
         if parent in boxes
@@ -78,10 +81,12 @@ def lay_out(
     return Tree(width, height, tuple(boxes.values()), tuple(arrows))
 
 
-def _arrow(parent: Box, child: Box, text: str) -> Arrow:
+def _arrow(parent: Box, child: Box, text: str, *, near_child: bool) -> Arrow:
+    """Draw one edge; its text stands where it is apart from those of its siblings."""
     start, stop = parent.top + _HEIGHT, child.top - 7
     # Arrows of several parents end side by side, so that each can be followed.
     towards = child.centre + max(-40.0, min(40.0, (parent.centre - child.centre) / 3))
     middle = (start + stop) / 2
-    path = f"M{parent.centre:.1f} {start:.1f} C{parent.centre:.1f} {middle:.1f} {towards:.1f} {middle:.1f} {towards:.1f} {stop:.1f}"
-    return Arrow(path, (parent.centre + towards) / 2, middle, text)
+    curve = f"C{parent.centre:.1f} {middle:.1f} {towards:.1f} {middle:.1f} {towards:.1f} {stop:.1f}"
+    x, y = (towards, middle + 14) if near_child else (parent.centre, middle - 12)
+    return Arrow(f"M{parent.centre:.1f} {start:.1f} {curve}", x, y, text)

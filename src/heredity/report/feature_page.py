@@ -1,9 +1,20 @@
-"""The feature study's page: what a family's children and merge inherited, section by section, from tables alone."""
+"""The feature study's page: what a family's children and merge inherited, section by section."""
 
 from types import ModuleType
 
 from heredity.report.html import Section, page
-from heredity.report.sections import done, family, features, flow, inheritance, limits, losses, persistence, saes, sweep
+from heredity.report.sections import (
+    done,
+    family,
+    features,
+    flow,
+    inheritance,
+    limits,
+    losses,
+    persistence,
+    saes,
+    sweep,
+)
 from heredity.report.view import View
 from heredity.run import Run
 
@@ -15,7 +26,7 @@ _SECTIONS: tuple[ModuleType, ...] = (
 
 
 def draw(run: Run) -> str:
-    """Render the page of a run; a section whose tables are missing says in one line that it is not made yet."""
+    """Render the page of a run; a section without its tables says in one line that it is not made yet."""
     view = View(run)
     return page(
         title=f"What was inherited: {view.record['config'].get('name', run.path.resolve().name)}",
@@ -27,7 +38,8 @@ def draw(run: Run) -> str:
 
 def _findings(view: View) -> list[str]:
     if view.has("findings"):
-        return list(view.table("findings").sort("order")["text"])
+        texts = view.table("findings").sort("order")["text"]
+        return [text.replace(" %", "\u00a0%") for text in texts]
     return ["The run has not reached its findings yet: below is what has been made so far."]
 
 

@@ -1,7 +1,7 @@
-"""From a table to a plotly figure as plain values: pure functions, no plotly import, colours as CSS variables.
+"""From a table to a plotly figure as plain values: pure functions, no plotly import, colours by variable.
 
-Each returns `{"data": [...], "layout": {...}}`. Strings from the tables go through `label`, because plotly reads a
-little HTML in its texts.
+Each returns `{"data": [...], "layout": {...}}`. Strings from the tables go through `label`, because plotly
+reads a little HTML in its texts.
 """
 
 from collections.abc import Mapping, Sequence
@@ -27,8 +27,8 @@ def training_curves(training: pl.DataFrame, colours: Colours) -> Plot:
     dashes = member_dashes(list(colours))
     data = [
         _line(
-            rows["tokens"], rows["loss"], label(name), colours.get(name, "var(--quiet)"), dash=dashes.get(name, "solid"),
-            hovertemplate="%{y:.3f} nats/token after %{x:,} tokens",
+            rows["tokens"], rows["loss"], label(name), colours.get(name, "var(--quiet)"),
+            dash=dashes.get(name, "solid"), hovertemplate="%{y:.3f} nats/token after %{x:,} tokens",
         )
         for name, rows in _groups(training.sort("step"), "member")
     ]  # fmt: skip
@@ -79,10 +79,9 @@ def l0_curve(curve: pl.DataFrame, measure: str, title: str, colours: Colours) ->
     )
     for (name, variant), rows in means.sort("l0").group_by("member", "variant", maintain_order=True):
         dash = "solid" if variant == "topk" else "dash"
-        data.append(
-            _line(rows["l0"], rows[measure], f"{label(str(name))}, {label(str(variant))}", colours.get(str(name), "var(--quiet)"),
-                  dash=dash, mode="lines+markers", hovertemplate="%{y:.4f} at L0 = %{x:.1f}")
-        )  # fmt: skip
+        colour = colours.get(str(name), "var(--quiet)")
+        line = _line(rows["l0"], rows[measure], label(f"{name}, {variant}"), colour, dash=dash)
+        data.append(line | {"mode": "lines+markers", "hovertemplate": "%{y:.4f} at L0 = %{x:.1f}"})
     order = {name: index for index, name in enumerate(colours)}
     data.sort(key=lambda trace: order.get(trace["name"].rsplit(", ", 1)[0], len(order)))
     drawn = layout(x="L0, latents firing per token (log scale)", y=title)
@@ -90,45 +89,81 @@ def l0_curve(curve: pl.DataFrame, measure: str, title: str, colours: Colours) ->
     return {"data": data, "layout": drawn}
 
 
-def sankey(flows: pl.DataFrame, colours: Colours) -> Plot:
-    """Draw features flowing through the family.
+def sankey(flows: pl.DataFrame, colours: Colours, parents: Mapping[str, Sequence[str]]) -> Plot:
+    """Draw features flowing through the family, from the left to the right.
 
     A node is named 'MEMBER' or 'MEMBER: note' and takes the member's colour; a link takes its verdict's.
+    Members stand in the column of their generation, what emerges comes in above, what is lost leaves below.
     """
     nodes = list(dict.fromkeys(name for row in flows.select("source", "target").iter_rows() for name in row))
     index = {name: position for position, name in enumerate(nodes)}
+    x, y = sankey_places(flows, nodes, parents)
     shares = [f"{100 * share:.1f} %" for share in flows["share"]]
-    return {
-        "data": [
-            {
-                "type": "sankey",
-                "arrangement": "snap",
-                "valueformat": ",.0f",
-                "valuesuffix": " latents",
-                "node": {
-                    "label": [label(name) for name in nodes],
-                    "color": [colours.get(name.split(":")[0].strip(), "var(--quiet)") for name in nodes],
-                    "pad": 22,
-                    "thickness": 14,
-                    "line": {"width": 0},
-                },
-                "link": {
-                    "source": [index[name] for name in flows["source"]],
-                    "target": [index[name] for name in flows["target"]],
-                    "value": flows["count"].to_list(),
-                    "color": [f"var(--{verdict_of(kind)}-soft)" for kind in flows["kind"]],
-                    "label": [
-                        f"{label(kind)}, {share}" for kind, share in zip(flows["kind"], shares, strict=True)
-                    ],
-                },
-            }
-        ],
-        "layout": {
-            "font": _font(13),
-            "paper_bgcolor": _CLEAR,
-            "margin": {"l": 8, "r": 8, "t": 8, "b": 8},
+    trace = {
+        "type": "sankey",
+        "arrangement": "snap",
+        "valueformat": ",.0f",
+        "valuesuffix": " latents",
+        "textfont": _font(13),
+        "node": {
+            "label": [label(name) for name in nodes],
+            "color": [colours.get(_member(name), "var(--quiet)") for name in nodes],
+            "x": x,
+            "y": y,
+            "pad": 20,
+            "thickness": 14,
+            "line": {"width": 0},
+        },
+        "link": {
+            "source": [index[name] for name in flows["source"]],
+            "target": [index[name] for name in flows["target"]],
+            "value": flows["count"].to_list(),
+            "color": [f"var(--{verdict_of(kind)}-soft)" for kind in flows["kind"]],
+            "label": [f"{label(kind)}, {share}" for kind, share in zip(flows["kind"], shares, strict=True)],
         },
     }
+    margin = {"l": 8, "r": 8, "t": 12, "b": 12}
+    return {"data": [trace], "layout": {"font": _font(13), "paper_bgcolor": _CLEAR, "margin": margin}}
+
+
+def sankey_places(
+    flows: pl.DataFrame, nodes: Sequence[str], parents: Mapping[str, Sequence[str]]
+) -> tuple[list[float], list[float]]:
+    """Place the nodes: x and y of each in (0, 1), y of its middle and growing downwards."""
+    generation: dict[str, int] = {}
+    for name, above in parents.items():
+        generation[name] = 1 + max((generation.get(parent, 0) for parent in above), default=-1)
+    incoming: dict[str, float] = {}
+    outgoing: dict[str, float] = {}
+    for source, target, count in flows.select("source", "target", "count").iter_rows():
+        outgoing[source] = outgoing.get(source, 0.0) + count
+        incoming[target] = incoming.get(target, 0.0) + count
+    last = max(generation.values(), default=0)
+    columns: dict[tuple[str, float], list[str]] = {}
+    for name in nodes:
+        depth, zone = float(generation.get(_member(name), 0)), "middle"
+        if depth > 0 and name not in incoming:
+            depth, zone = depth - 0.45, "above"
+        elif depth < last and name not in outgoing:
+            depth, zone = depth + 0.45, "below"
+        columns.setdefault((zone, depth), []).append(name)
+    size = {name: max(incoming.get(name, 0.0), outgoing.get(name, 0.0)) for name in nodes}
+    gap = 0.06 * max(size.values(), default=1.0)
+    heights = {"above": 0.0, "middle": 0.0, "below": 0.0}
+    for (zone, _), names in columns.items():
+        heights[zone] = max(heights[zone], sum(size[name] + gap for name in names))
+    starts = {"above": 0.0, "middle": heights["above"], "below": heights["above"] + heights["middle"]}
+    total = sum(heights.values())
+    x, y = dict.fromkeys(nodes, 0.0), dict.fromkeys(nodes, 0.0)
+    for (zone, depth), names in columns.items():
+        top = starts[zone]
+        if zone == "middle":
+            top += (heights[zone] - sum(size[name] + gap for name in names)) / 2
+        for name in names:
+            x[name] = 0.001 + 0.998 * depth / max(last, 1)  # plotly takes an exact 0 for "not given"
+            y[name] = min(0.999, max(0.001, (top + size[name] / 2) / total))
+            top += size[name] + gap
+    return list(x.values()), list(y.values())
 
 
 def r_histogram(histogram: pl.DataFrame, tau: float) -> Plot:
@@ -140,7 +175,9 @@ def r_histogram(histogram: pl.DataFrame, tau: float) -> Plot:
                 {
                     "type": "bar", "name": "this edge", "x": ((rows["low"] + rows["high"]) / 2).to_list(),
                     "y": (rows["share"] * 100).to_list(), "width": (rows["high"] - rows["low"]).to_list(),
-                    "marker": {"color": "var(--persists-soft)", "line": {"color": "var(--persists)", "width": 1}},
+                    "marker": {
+                        "color": "var(--persists-soft)", "line": {"color": "var(--persists)", "width": 1},
+                    },
                     "hovertemplate": "%{y:.1f} % near r = %{x:.2f}",
                 }
             )  # fmt: skip
@@ -172,7 +209,7 @@ def tau_curve(curve: pl.DataFrame, tau: float) -> Plot:
 
 
 def layout(*, x: str, y: str, marks: Sequence[Mapping[str, Any]] = ()) -> Plot:
-    """Return the layout that all plots share: clear background, theme colours, legend above, marks as upright lines."""
+    """Return what all plots share: clear background, theme colours, legend above, marks as upright lines."""
     axis = {
         "gridcolor": "var(--line)", "linecolor": "var(--line)", "zeroline": False, "automargin": True,
         "tickfont": _font(12), "fixedrange": True,
@@ -182,8 +219,8 @@ def layout(*, x: str, y: str, marks: Sequence[Mapping[str, Any]] = ()) -> Plot:
         "paper_bgcolor": _CLEAR,
         "plot_bgcolor": _CLEAR,
         "margin": {"l": 48, "r": 10, "t": 26, "b": 42},
-        "xaxis": axis | {"title": {"text": x, "standoff": 8}},
-        "yaxis": axis | {"title": {"text": y, "standoff": 8}},
+        "xaxis": axis | {"title": {"text": x, "standoff": 8, "font": _font(13)}},
+        "yaxis": axis | {"title": {"text": y, "standoff": 8, "font": _font(13)}},
         "legend": {
             "orientation": "h",
             "x": 0,
@@ -198,6 +235,10 @@ def layout(*, x: str, y: str, marks: Sequence[Mapping[str, Any]] = ()) -> Plot:
         "shapes": [mark["shape"] for mark in marks],
         "annotations": [mark["annotation"] for mark in marks],
     }
+
+
+def _member(node: str) -> str:
+    return node.split(":")[0].strip()
 
 
 def _line(

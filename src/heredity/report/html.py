@@ -4,8 +4,8 @@
     html = page(title="What was inherited", lead=["Plain sentences."], sections=[section])
 
 Templates live in `templates/` and are always auto-escaped. A page that has a figure carries plotly.js once,
-gzipped (2 MB instead of 5) and unpacked by the browser. A content security policy forbids every request and every
-script but the page's own, so that no token of a corpus can do harm even where an escape is forgotten.
+gzipped (2 MB instead of 5) and unpacked by the browser. A content security policy forbids every request and
+every script but the page's own, so that no token of a corpus can do harm even where an escape is forgotten.
 """
 
 import base64
@@ -22,7 +22,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from heredity import __version__
-from heredity.report import numbers, palette, tokens
+from heredity.report import formats, palette, tokens
 
 _TEMPLATES = Path(__file__).parent / "templates"
 
@@ -32,7 +32,7 @@ class Figure(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         name: anchor, unique on the page.
-        plot: a plotly figure as plain values (`data`, `layout`); colours may be CSS variables, `var(--member-0)`.
+        plot: a plotly figure as plain values (`data`, `layout`); a colour may be `var(--member-0)`.
         caption: what is compared, on what data, in one or two plain sentences.
         numbers: the plotted values, shown on demand and without JavaScript.
         height: pixels.
@@ -48,7 +48,7 @@ class Figure(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Section(msgspec.Struct, frozen=True):
-    """A titled part of a page, drawn by a template from values; without a template it is `missing.j2`'s one line.
+    """A titled part of a page, drawn by a template from values; `missing.j2` draws one not made yet.
 
     Attributes:
         anchor: id of the section, unique on the page.
@@ -75,26 +75,17 @@ def page(*, title: str, lead: Sequence[str], sections: Sequence[Section], kicker
     bodies = [(section, render(section.template, **section.values)) for section in sections]
     drawn = any('class="plot-data"' in body for _, body in bodies)
     own = _source("page.js")
-    library = _plotly() if drawn else None
-    return str(
-        render(
-            "page.j2",
-            title=title,
-            kicker=kicker,
-            lead=lead,
-            sections=bodies,
-            version=__version__,
-            style=Markup(palette.css() + "\n" + _source("page.css")),
-            script=Markup(own),
-            plotly=library and library[0],
-            policy=_policy(own, library and library[1]),
-        )  # fmt: skip
+    library, source = _plotly() if drawn else (None, None)
+    style = Markup(palette.css() + "\n" + _source("page.css"))
+    shell = {"title": title, "kicker": kicker, "lead": lead, "sections": bodies, "version": __version__}
+    return render(
+        "page.j2", **shell, style=style, script=Markup(own), plotly=library, policy=_policy(own, source)
     )
 
 
 def render(template: str, **values: Any) -> Markup:
     """Render one template with auto-escaping; a name that is not given is an error, never an empty string."""
-    return Markup(_environment().get_template(template).render(**values))  # noqa: S704 (auto-escaped above)
+    return Markup(_environment().get_template(template).render(**values))
 
 
 @cache
@@ -103,15 +94,15 @@ def _environment() -> Environment:
         loader=FileSystemLoader(_TEMPLATES), autoescape=True, undefined=StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
-    formats = (
-        numbers.percent, numbers.percent_range, numbers.decimal, numbers.decimal_range,
-        numbers.count, numbers.size, numbers.duration, numbers.rate, tokens.visible,
+    shown = (
+        formats.percent, formats.percent_range, formats.decimal, formats.decimal_range,
+        formats.count, formats.size, formats.duration, formats.rate, tokens.visible,
     )  # fmt: skip
-    environment.filters |= {function.__name__: function for function in formats}
+    environment.filters |= {function.__name__: function for function in shown}
     environment.filters["cell"] = _cell
     environment.globals |= {
-        "percent_range": numbers.percent_range,
-        "decimal_range": numbers.decimal_range,
+        "percent_range": formats.percent_range,
+        "decimal_range": formats.decimal_range,
         "sign": palette.SIGNS,
         "verdict_of": palette.verdict_of,
         "mark_context": tokens.context,
@@ -123,7 +114,7 @@ def _environment() -> Environment:
 def _cell(value: Any) -> str:
     """Write a value of a plain table of numbers."""
     if isinstance(value, bool) or value is None:
-        return {True: "yes", False: "no", None: numbers.MISSING}[value]
+        return {True: "yes", False: "no", None: formats.MISSING}[value]
     if isinstance(value, int):
         return f"{value:,}"
     return f"{value:.4g}".replace("-", "\u2212") if isinstance(value, float) else str(value)
@@ -144,9 +135,12 @@ def _plotly() -> tuple[str, str]:
 
 
 def _policy(*scripts: str | None) -> str:
-    """Allow exactly these inline scripts, inline styles and images made in the page; nothing from elsewhere."""
+    """Allow these inline scripts, inline styles and images made in the page; nothing from elsewhere."""
     hashes = [
         base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts if script
     ]
-    allowed = " ".join(f"'sha256-{value}'" for value in hashes)
-    return f"default-src 'none'; script-src {allowed}; style-src 'unsafe-inline'; img-src data: blob:; base-uri 'none'; form-action 'none'"
+    scripts_allowed = " ".join(f"'sha256-{value}'" for value in hashes)
+    return "; ".join((
+        "default-src 'none'", f"script-src {scripts_allowed}", "style-src 'unsafe-inline'",
+        "img-src data: blob:", "base-uri 'none'", "form-action 'none'",
+    ))  # fmt: skip

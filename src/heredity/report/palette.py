@@ -13,13 +13,15 @@ THEMES: dict[str, dict[str, str]] = {
     "light": {
         "page": "#ffffff", "panel": "#f4f5f7", "ink": "#1b1e23", "quiet": "#565c66", "line": "#d5d9df",
         "link": "#0b5cad", "glow": "#ffb000", "warn": "#8a3b00",
-        "member-0": "#40444d", "member-1": "#1667a8", "member-2": "#a85400", "member-3": "#b95ae0", "member-4": "#3f9b7c",
+        "member-0": "#40444d", "member-1": "#1667a8", "member-2": "#a85400",
+        "member-3": "#b95ae0", "member-4": "#3f9b7c",
         "persists": "#265f37", "emerges": "#938200", "disappears": "#ec4c86", "undecided": "#2f3136",
     },
     "dark": {
         "page": "#15181d", "panel": "#1e2229", "ink": "#e8eaed", "quiet": "#a9b0ba", "line": "#3a414b",
         "link": "#7cb8ff", "glow": "#c07a00", "warn": "#ffb37a",
-        "member-0": "#b6bac2", "member-1": "#3b8bff", "member-2": "#f67925", "member-3": "#b07ba4", "member-4": "#7df5e6",
+        "member-0": "#b6bac2", "member-1": "#3b8bff", "member-2": "#f67925",
+        "member-3": "#b07ba4", "member-4": "#7df5e6",
         "persists": "#6fc7a3", "emerges": "#f7c918", "disappears": "#c2707f", "undecided": "#dfe6ee",
     },
 }  # fmt: skip
@@ -30,8 +32,8 @@ SIGNS = {"persists": "●", "emerges": "▲", "disappears": "▼", "undecided": 
 DASHES = ("solid", "dash", "dot", "dashdot")
 
 _MEANINGS = {
-    "persists": ("persist", "both", "kept", "universal", "observed", "old", "fuse"),
-    "emerges": ("emerge", "new", "learned"),
+    "persists": ("persist", "both", "kept", "universal", "in all", "old"),
+    "emerges": ("emerge", "new"),
     "disappears": ("disappear", "lost"),
 }
 
@@ -47,7 +49,7 @@ def member_dashes(members: Sequence[str]) -> dict[str, str]:
 
 
 def verdict_of(kind: str) -> str:
-    """Return the verdict whose colour and sign a kind of flow or highlight shares; 'undecided' when none does."""
+    """Return the verdict whose colour and sign a kind of flow or highlight takes; else 'undecided'."""
     for verdict, words in _MEANINGS.items():
         if any(kind.strip().lower().startswith(word) for word in words):
             return verdict
@@ -59,7 +61,8 @@ def css() -> str:
     light, dark = (_declarations(THEMES[name]) for name in ("light", "dark"))
     return (
         f":root {{ color-scheme: light; {light} }}\n"
-        f"@media screen and (prefers-color-scheme: dark) {{ :root:not([data-theme=light]) {{ color-scheme: dark; {dark} }} }}\n"
+        "@media screen and (prefers-color-scheme: dark) "
+        f"{{ :root:not([data-theme=light]) {{ color-scheme: dark; {dark} }} }}\n"
         f"@media screen {{ :root[data-theme=dark] {{ color-scheme: dark; {dark} }} }}"
     )
 

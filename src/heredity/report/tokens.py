@@ -1,4 +1,4 @@
-"""Show tokens of a context so that every character can be seen, marked by how strongly the latent fires on each."""
+"""Show tokens of a context so that every character can be seen, marked by how strongly a latent fires."""
 
 import unicodedata
 from collections.abc import Sequence
@@ -25,7 +25,7 @@ def context(tokens: Sequence[str], activations: Sequence[float], strongest: floa
         strongest: the activation that gets the full colour; 0 when none fires.
 
     Returns:
-        Escaped HTML; runs of silent tokens are plain text, each firing one is a `<mark>` with its value as title.
+        Escaped HTML; runs of silent tokens are plain text, each firing one a `<mark>` titled by its value.
     """
     parts: list[Markup] = []
     for fires, run in groupby(zip(tokens, activations, strict=True), key=lambda pair: pair[1] > 0):

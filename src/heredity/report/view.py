@@ -34,7 +34,7 @@ class View:
 
     @cached_property
     def members(self) -> list[str]:
-        """Names of the members, parents first; before the family is described, as the tables first name them."""
+        """Names of the members, parents first; before the family is described, as other tables have them."""
         if self.has("members"):
             return list(self.table("members")["member"])
         for name in ("training", "losses", "saes"):
@@ -50,7 +50,9 @@ class View:
     @cached_property
     def parents(self) -> dict[str, list[str]]:
         """Parents of each member."""
-        return dict(self.table("members").select("member", "parents").iter_rows()) if self.has("members") else {}
+        return (
+            dict(self.table("members").select("member", "parents").iter_rows()) if self.has("members") else {}
+        )
 
     @cached_property
     def domains(self) -> list[str]:

@@ -17,7 +17,8 @@ def values(view: View) -> dict[str, Any]:
     """Give the corpora by domain and split, the stages with their times, versions and settings."""
     record = view.record
     stages = [
-        (name, facts.get("wall_seconds"), facts.get("cpu_seconds")) for name, facts in record["stages"].items()
+        (name, facts.get("wall_seconds"), facts.get("cpu_seconds"))
+        for name, facts in record["stages"].items()
     ]
     return {
         "corpora": _corpora(view.table("corpora")) if view.has("corpora") else [],
@@ -26,6 +27,7 @@ def values(view: View) -> dict[str, Any]:
         "wall_seconds": sum(wall or 0 for _, wall, _ in stages),
         "cpu_seconds": sum(cpu or 0 for _, _, cpu in stages),
         "record": record,
+        "finished": view.has("findings"),
         "environment": record.get("environment", {}),
         "settings": to_toml(record["config"]),
     }

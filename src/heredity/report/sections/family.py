@@ -3,7 +3,7 @@
 from typing import Any
 
 from heredity.report import family_tree
-from heredity.report.numbers import percent
+from heredity.report.formats import percent
 from heredity.report.plan import Plan
 from heredity.report.view import View
 
@@ -14,7 +14,9 @@ def values(view: View) -> dict[str, Any]:
     """Lay out the tree and give one row per member."""
     rows = view.table("members").to_dicts()
     for row in rows:
-        row["parts"] = list(zip(row["parents"], row.get("parent_distances") or [None] * len(row["parents"]), strict=True))
+        row["parts"] = list(
+            zip(row["parents"], row.get("parent_distances") or [None] * len(row["parents"]), strict=True)
+        )
     kept = {
         (edge["parent"], edge["child"]): f"{percent(edge['persist'], 0)} persist"
         for edge in (view.edges() if view.has("edges") else [])

@@ -37,7 +37,7 @@ def _edges(table: pl.DataFrame, cards: "_Cards") -> list[dict[str, Any]]:
 
 
 def _fair(rows: pl.DataFrame) -> list[dict[str, Any]]:
-    """Take the ten of an edge in turn from each kind, so that none fills the list; then put the kinds together."""
+    """Take the ten of an edge in turn from each kind, so that none fills the list; then sort by kind."""
     turn = pl.int_range(pl.len()).over("kind")
     chosen = rows.with_columns(_turn=turn).sort("_turn", maintain_order=True).head(SHOWN)
     order = {kind: place for place, kind in enumerate(_KINDS)}
@@ -59,7 +59,9 @@ class _Cards:
         return {
             **row,
             "own": self._latent(row["member"], row["latent"], seed),
-            "partner": self._latent(partner, row["partner_latent"], partner_seed) if partner is not None else None,
+            "partner": self._latent(partner, row["partner_latent"], partner_seed)
+            if partner is not None
+            else None,
         }
 
     def _latent(self, member: str, latent: int, seed: int | None) -> dict[str, Any]:
@@ -90,8 +92,9 @@ def _only_shown(view: View, table: pl.DataFrame) -> pl.DataFrame:
     highlights = view.table("highlights")
     own = highlights.select("member", "latent")
     partners = highlights.select(member="partner_member", latent="partner_latent").drop_nulls()
-    shown = pl.concat([own, partners.cast(dict(own.schema))]).unique()
-    return table.join(shown.cast({"latent": table.schema["latent"]}), on=["member", "latent"], how="semi", maintain_order="left")
+    shown = {*own.iter_rows(), *partners.iter_rows()}
+    keys = pl.DataFrame(sorted(shown), {"member": pl.String, "latent": table.schema["latent"]}, orient="row")
+    return table.join(keys, on=["member", "latent"], how="semi", maintain_order="left")
 
 
 def _pick(

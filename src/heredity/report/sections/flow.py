@@ -16,14 +16,15 @@ def values(view: View) -> dict[str, Any]:
     flows = view.table("flows")
     shown = {verdict_of(kind) for kind in flows["kind"]}
     caption = (
-        "Latents of every member on the same held-out text, from left to right; the width of a band is their number, "
-        f"its colour what became of them at τ = {view.tau:.2f}. Latents too rare to judge are left out."
+        "Latents of every member on the same held-out text, from left to right; the width of a band is "
+        f"their number, its colour what became of them at τ = {view.tau:.2f}. Latents too rare to judge are left out."
     )
     nodes = len({*flows["source"], *flows["target"]})
     return {
         "verdicts": [verdict for verdict in VERDICTS if verdict in shown],
         "figure_": Figure(
-            name="sankey", plot=figures.sankey(flows, view.colours), caption=caption, numbers=flows,
-            height=max(420, 36 * nodes), min_width=720,
+            name="sankey", plot=figures.sankey(flows, view.colours, view.parents), caption=caption,
+            numbers=flows,
+            height=max(420, 36 * nodes), min_width=760,
         ),
     }  # fmt: skip

@@ -30,8 +30,8 @@ def _curve(view: View) -> Figure:
     return Figure(
         name="training-curves",
         plot=figures.training_curves(training, view.colours),
-        caption="Training loss of every trained member on its own training text, against the tokens it has seen. "
-        "The curves are of different text: compare their shapes, not their heights.",
+        caption="Training loss of every trained member on its own training text, against the tokens it has "
+        "seen. The curves are of different text: compare their shapes, not their heights.",
         numbers=training,
         height=320,
     )

@@ -9,7 +9,9 @@ from heredity.report.html import Figure
 from heredity.report.plan import Plan
 from heredity.report.view import View
 
-PLAN = Plan("persistence", "What persists on each edge", ("edges",), "the shares that persist, with floor and ceiling")
+PLAN = Plan(
+    "persistence", "What persists on each edge", ("edges",), "the shares that persist, with floor and ceiling"
+)
 
 
 def values(view: View) -> dict[str, Any]:
@@ -31,15 +33,17 @@ def _plots(view: View, parent: str, child: str) -> tuple[Figure | None, Figure |
         None if histogram is None else Figure(
             name=f"r-{place}",
             plot=figures.r_histogram(histogram, view.tau),
-            caption=f"Best correlation in {child} of each eligible latent of {parent}, on the same held-out tokens; "
-            "dotted, with the child's codes shifted within domains (floor); dashed, between two seeds of one model (ceiling).",
+            caption=f"Best correlation in {child} of each eligible latent of {parent}, on the same held-out "
+            "tokens; dotted, with the child's codes shifted within domains (floor); dashed, between two seeds of "
+            "one model (ceiling).",
             numbers=histogram.pivot("kind", index=["low", "high"], values="share"),
             height=300,
         ),
         None if curve is None else Figure(
             name=f"tau-{place}",
             plot=figures.tau_curve(curve, view.tau),
-            caption=f"Share of {parent}'s eligible latents that persist in {child}, for every τ, between floor and ceiling.",
+            caption=f"Share of {parent}'s eligible latents that persist in {child}, for every τ, between "
+            "floor and ceiling.",
             numbers=curve.drop("parent", "child"),
             height=300,
         ),

@@ -9,7 +9,9 @@ from heredity.report.html import Figure
 from heredity.report.plan import Plan
 from heredity.report.view import View
 
-PLAN = Plan("saes", "How well the features explain the models", ("saes",), "the sparse autoencoders and their quality")
+PLAN = Plan(
+    "saes", "How well the features explain the models", ("saes",), "the sparse autoencoders and their quality"
+)
 
 FVU_AIM, CE_AIM, L0_SPREAD = 0.10, 0.95, 0.20
 
@@ -47,8 +49,8 @@ def _curves(view: View) -> list[Figure]:
         Figure(
             name=f"l0-{measure}",
             plot=figures.l0_curve(table, measure, title, view.colours),
-            caption=f"{words} against how many latents fire per token, on held-out text: the same SAEs evaluated at "
-            "other sparsities, mean over seeds.",
+            caption=f"{words} against how many latents fire per token, on held-out text: the same SAEs "
+            "evaluated at other sparsities, mean over seeds.",
             numbers=table.select("member", "variant", "seed", "k", "l0", measure),
         )
         for measure, (title, words) in titles.items()

@@ -30,17 +30,25 @@ def values(view: View) -> dict[str, Any]:
 def _figure(table: pl.DataFrame, measure: str, colours: dict[str, str]) -> Figure:
     ends = {who: _values(table, f"{who}_{measure}") for who in ("base", "child")}
     word = "Next-token accuracy (higher is better)" if measure == "accuracy" else "Loss (lower is better)"
-    lines = "; dashed, the base, and dotted, that domain's own child, on the same text" if ends["base"] else ""
+    lines = (
+        "; dashed, the base, and dotted, that domain's own child, on the same text" if ends["base"] else ""
+    )
     return Figure(
         name=f"sweep-{measure}",
         plot=figures.sweep(table, measure, colours, ends["base"], ends["child"]),
         caption=f"{word} of the merge at each t, on the {table['split'][0]} text of each child{lines}.",
-        numbers=table.select("t", "domain", measure, "gain_kept").pivot("domain", index="t", values=[measure, "gain_kept"]),
+        numbers=table.select("t", "domain", measure, "gain_kept").pivot(
+            "domain", index="t", values=[measure, "gain_kept"]
+        ),
     )
 
 
 def _values(table: pl.DataFrame, column: str) -> dict[str, float]:
-    return dict(table.select("domain", column).unique(maintain_order=True).iter_rows()) if column in table.columns else {}
+    return (
+        dict(table.select("domain", column).unique(maintain_order=True).iter_rows())
+        if column in table.columns
+        else {}
+    )
 
 
 def _colours(view: View, table: pl.DataFrame) -> dict[str, str]:

@@ -35,12 +35,12 @@
     document.head.append(script);
   }
 
-  const choices = ["automatic", "light", "dark"];
+  const choices = ["auto", "light", "dark"];
   const button = document.getElementById("theme");
   button.hidden = false;
   button.addEventListener("click", () => {
-    const next = choices[(choices.indexOf(root.dataset.theme ?? "automatic") + 1) % choices.length];
-    if (next === "automatic") delete root.dataset.theme;
+    const next = choices[(choices.indexOf(root.dataset.theme ?? "auto") + 1) % choices.length];
+    if (next === "auto") delete root.dataset.theme;
     else root.dataset.theme = next;
     button.textContent = `Theme: ${next}`;
     if (window.Plotly) draw();

@@ -11,7 +11,7 @@ from heredity.errors import ConfigError
 from heredity.run import Run
 
 
-def write(run: Run, out: Path | None = None) -> Path:
+def write_report(run: Run, out: Path | None = None) -> Path:
     """Draw a run and write the page, whole or not at all.
 
     Args:
