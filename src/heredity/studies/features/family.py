@@ -7,7 +7,6 @@ from typing import Any
 
 import polars as pl
 
-from heredity.checkpoint import Checkpoint
 from heredity.errors import HeredityError
 from heredity.family import Family, Member
 from heredity.gram import Gram
@@ -56,7 +55,6 @@ def sweep(run: Run, config: StudyConfig, streams: Streams, *, device: str, say: 
     paths = {side: member_path(run, getattr(config.merge, side)) for side in ("left", "right")}
     names = {side: getattr(config.merge, side) for side in ("left", "right")}
     text = {c.name: streams.validation.of(c.domains) for c in config.children}
-    checkpoints = {names[side]: Checkpoint.open(path) for side, path in paths.items()}
     steps = config.merge.points - 1
     values = sorted({i / steps for i in range(config.merge.points)} | ({config.merge.t} if config.merge.t is not None else set()))
     with threads(config.threads):
@@ -74,10 +72,10 @@ def sweep(run: Run, config: StudyConfig, streams: Streams, *, device: str, say: 
                     f"({ends['base'][child][0]:.3f} → {ends['child'][child][0]:.3f} nats per token)",
                     "train it longer or at another learning rate; without a gain there is no share of it to keep",
                 )
-        plan = merge(Slerp(t=0.0), [checkpoints[names["left"]], checkpoints[names["right"]]])
+        prepared = merge(Slerp(t=0.5), [paths["left"], paths["right"]])
         rows = []
         for t in values:
-            pour(plan.with_method(Slerp(t=t)).point(), plan.checkpoints, live)
+            pour(prepared.using(Slerp(t=t)).point(), prepared.checkpoints, live)
             for child in names.values():
                 loss, accuracy = lm_scores(live, text[child]).summary()
                 rows.append(_sweep_row(t, child, loss, accuracy, ends))
@@ -138,7 +136,7 @@ def members_table(run: Run, config: StudyConfig) -> pl.DataFrame:
     """Give each member's parents, size, and distance from the base and from its first parent, from the Gram matrix."""
     family = Family.load(run.folder("family") / "family.toml")
     gram = Gram.compute(family, reference=config.base.name, include_head=True)
-    products = gram.total()
+    products = gram.total()["all"].products
     order = [gram.reference, *gram.members]
     rows = []
     for member in family.members:

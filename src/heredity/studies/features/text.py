@@ -5,11 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from heredity.atomic import replacing_folder
-from heredity.corpora.documents import Document, load
-from heredity.corpora.split import NAMES, Splits, split
-from heredity.corpora.table import corpora_table
-from heredity.corpora.tokenizer import train_tokenizer
-from heredity.corpora.tokens import TokenStream, write_stream
+from heredity.corpora import Document, Splits, TokenStream, corpora_table, load, split, train_tokenizer, write_stream
+from heredity.corpora.split import NAMES
 from heredity.errors import CorpusError
 from heredity.run import Run
 from heredity.studies.features.config import StudyConfig
