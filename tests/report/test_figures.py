@@ -23,6 +23,9 @@ def drawn(run: Run) -> dict[str, dict[str, Any]]:
         "l0": figures.l0_curve(run.table("sae_curve"), "fvu", "FVU", COLOURS),
         "sankey": figures.sankey(run.table("flows"), COLOURS, View(run).parents),
         "histogram": figures.r_histogram(run.table("r_histogram").filter(**edge), 0.8),
+        "distance": figures.by_distance(
+            run.table("edges").head(3).with_columns(distance=pl.Series([9.1, 8.0, 4.5])), COLOURS
+        ),
         "tau": figures.tau_curve(run.table("tau_curve").filter(**edge), 0.8),
     }
 

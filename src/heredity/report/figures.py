@@ -15,6 +15,7 @@ Plot = dict[str, Any]
 Colours = Mapping[str, str]
 
 _CLEAR = "rgba(0,0,0,0)"
+_SYMBOLS = ("circle", "square", "diamond", "cross", "triangle-up", "star")
 
 
 def label(text: str) -> str:
@@ -85,7 +86,8 @@ def l0_curve(curve: pl.DataFrame, measure: str, title: str, colours: Colours) ->
     order = {name: index for index, name in enumerate(colours)}
     data.sort(key=lambda trace: order.get(trace["name"].rsplit(", ", 1)[0], len(order)))
     drawn = layout(x="L0, latents firing per token (log scale)", y=title)
-    drawn["xaxis"] |= {"type": "log", "dtick": "D2"}
+    powers = [value for value in (2**n for n in range(16)) if means["l0"].min() <= value <= means["l0"].max()]
+    drawn["xaxis"] |= {"type": "log", "tickvals": powers, "ticktext": [str(value) for value in powers]}
     return {"data": data, "layout": drawn}
 
 
@@ -204,6 +206,37 @@ def tau_curve(curve: pl.DataFrame, tau: float) -> Plot:
         _line(x, curve["floor"] * 100, "floor", "var(--quiet)", dash="dot", hovertemplate=hover),
     ]
     drawn = layout(x="τ, least r of a match", y="latents, %", marks=[_upright(tau, f"τ = {tau:.2f}")])
+    drawn["yaxis"] |= {"rangemode": "tozero"}
+    return {"data": data, "layout": drawn}
+
+
+def by_distance(edges: pl.DataFrame, colours: Colours) -> Plot:
+    """Draw heritability with its interval against the weight distance, one point per edge."""
+    data = [
+        {
+            "type": "scatter",
+            "mode": "markers",
+            "name": label(f"{row['parent']} → {row['child']}"),
+            "x": [row["distance"]],
+            "y": [row["heritability"]],
+            "error_y": {
+                "type": "data",
+                "symmetric": False,
+                "array": [row["heritability_high"] - row["heritability"]],
+                "arrayminus": [row["heritability"] - row["heritability_low"]],
+                "color": colours.get(row["child"], "var(--quiet)"),
+            },
+            "marker": {
+                "size": 11,
+                "color": colours.get(row["child"], "var(--quiet)"),
+                "symbol": _SYMBOLS[place % len(_SYMBOLS)],
+            },
+            "hovertemplate": "%{y:.2f} at distance %{x:.2f}",
+        }
+        for place, row in enumerate(edges.iter_rows(named=True))
+    ]
+    drawn = layout(x="distance between the two models' weights", y="heritability")
+    drawn["xaxis"] |= {"rangemode": "tozero"}
     drawn["yaxis"] |= {"rangemode": "tozero"}
     return {"data": data, "layout": drawn}
 

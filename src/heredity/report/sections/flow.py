@@ -17,7 +17,8 @@ def values(view: View) -> dict[str, Any]:
     shown = {verdict_of(kind) for kind in flows["kind"]}
     caption = (
         "Latents of every member on the same held-out text, from left to right; the width of a band is "
-        f"their number, its colour what became of them at τ = {view.tau:.2f}. Latents too rare to judge are left out."
+        f"their number, its colour what became of them at τ = {view.tau:.2f}. "
+        "Latents too rare to judge are left out."
     )
     nodes = len({*flows["source"], *flows["target"]})
     return {

@@ -22,8 +22,37 @@ def values(view: View) -> dict[str, Any]:
         "tau": view.tau,
         "colours": view.colours,
         "few_seeds": all((edge.get("n_seed_pairs") or 0) <= 4 for edge in edges),
+        "by_distance": _by_distance(view, edges),
         "plots": [(edge, *_plots(view, edge["parent"], edge["child"])) for edge in edges],
     }
+
+
+def _by_distance(view: View, edges: list[dict[str, Any]]) -> Figure | None:
+    """Set heritability against how far the child's weights are from the parent's, where both are known."""
+    if not view.has("members") or "parent_distances" not in view.table("members").columns:
+        return None
+    distances = {
+        (parent, row["member"]): distance
+        for row in view.table("members").iter_rows(named=True)
+        for parent, distance in zip(row["parents"], row["parent_distances"], strict=True)
+    }
+    columns = ("parent", "child", "heritability", "heritability_low", "heritability_high")
+    rows = [
+        {name: edge[name] for name in columns} | {"distance": distances[edge["parent"], edge["child"]]}
+        for edge in edges
+        if edge["heritability"] is not None and (edge["parent"], edge["child"]) in distances
+    ]
+    if len(rows) < 2:
+        return None
+    table = pl.DataFrame(rows)
+    return Figure(
+        name="by-distance",
+        plot=figures.by_distance(table, view.colours),
+        caption="Heritability of each edge against the distance between its two models (Euclidean, over all "
+        "weights); bars are 95 % intervals.",
+        numbers=table,
+        height=320,
+    )
 
 
 def _plots(view: View, parent: str, child: str) -> tuple[Figure | None, Figure | None]:
@@ -34,8 +63,8 @@ def _plots(view: View, parent: str, child: str) -> tuple[Figure | None, Figure |
             name=f"r-{place}",
             plot=figures.r_histogram(histogram, view.tau),
             caption=f"Best correlation in {child} of each eligible latent of {parent}, on the same held-out "
-            "tokens; dotted, with the child's codes shifted within domains (floor); dashed, between two seeds of "
-            "one model (ceiling).",
+            "tokens; dotted, with the child's codes shifted within domains (floor); dashed, between two "
+            "seeds of one model (ceiling).",
             numbers=histogram.pivot("kind", index=["low", "high"], values="share"),
             height=300,
         ),
