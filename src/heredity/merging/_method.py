@@ -84,7 +84,9 @@ class Method(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 class SpanMethod(Method, frozen=True, kw_only=True):
     """A method whose result lies in the span of its inputs."""
 
-    needs_gram: ClassVar[bool] = True  # False: the coefficients follow from the fields alone, one pass is enough
+    needs_gram: ClassVar[bool] = (
+        True  # False: the coefficients follow from the fields alone, one pass is enough
+    )
 
     @abstractmethod
     def coefficients(self, gram: TensorGram) -> Float64[ndarray, "inputs"]:

@@ -65,7 +65,9 @@ class SparseMethod(ElementMethod, frozen=True, kw_only=True):
     def combine(self, survey: Thinning, block: Block) -> Float32[ndarray, "n"]:
         """Return the base plus the thinned, weighted task vectors of a block."""
         survey.seen[:] *= block.start > 0
-        for thin, model, factor, seen in zip(survey.thin, block.models, survey.factors, survey.seen, strict=True):
+        for thin, model, factor, seen in zip(
+            survey.thin, block.models, survey.factors, survey.seen, strict=True
+        ):
             np.subtract(model, block.base, out=model)
             thin.thin(model, block.start, seen)
             if factor != 1:
@@ -73,7 +75,9 @@ class SparseMethod(ElementMethod, frozen=True, kw_only=True):
         weights = self.per_model("weight", len(block.models)).astype(np.float32)
         out, scale = np.empty_like(block.base), np.float32(self.lambda_)
         if self.consensus:
-            add_agreeing(block.base, block.models, weights, weights, self.normalize, np.float32(0), scale, out)
+            add_agreeing(
+                block.base, block.models, weights, weights, self.normalize, np.float32(0), scale, out
+            )
             return out
         if self.normalize and abs(weights.sum()) >= 1e-8:
             scale = np.float32(self.lambda_ / weights.sum())

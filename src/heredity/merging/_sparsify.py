@@ -125,7 +125,9 @@ def resolve(asked: Sequence[Sparsifier | Band], blocks: TensorBlocks) -> list[Sp
         for i, counts in tops.items():
             count_high(np.subtract(block.models[i], block.base, out=block.models[i]), counts)
     # of both ends of each band, counted from the top: first digit, and rank within it
-    ends = {i: [descend(tops[i], rank) for rank in (b.skipped, b.skipped + b.count - 1)] for i, b in bands.items()}
+    ends = {
+        i: [descend(tops[i], rank) for rank in (b.skipped, b.skipped + b.count - 1)] for i, b in bands.items()
+    }
     lows = {(i, digit): np.zeros(DIGITS, np.int64) for i, pair in ends.items() for digit, _ in pair}
     for block in blocks:
         for i in bands:

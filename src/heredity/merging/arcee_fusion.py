@@ -34,7 +34,9 @@ class ArceeFusion(ElementMethod, frozen=True, kw_only=True):
         divergence = np.empty(blocks.size // width)
         for block in blocks:
             first = block.start // width
-            row_divergence(block.base, block.models[0], width, divergence[first : first + len(block.base) // width])
+            row_divergence(
+                block.base, block.models[0], width, divergence[first : first + len(block.base) // width]
+            )
         if not blocks.size:
             return Fusion(divergence, 0.0, width)
         ranks = [int(np.float32(q) * (blocks.size - 1)) for q in (0.25, 0.5, 0.75)]

@@ -30,7 +30,9 @@ class Karcher(SpanMethod, frozen=True, kw_only=True):
         if used.size:
             units = raw[np.ix_(used, used)] / np.outer(norms[used], norms[used])
             mean = _mean_direction(units, self.max_iter, self.tol)
-            result[used] = mean / norms[used] * norms.mean()  # tensors of no norm still count in the mean norm
+            result[used] = (
+                mean / norms[used] * norms.mean()
+            )  # tensors of no norm still count in the mean norm
         return result
 
 

@@ -31,5 +31,7 @@ class Linear(SpanMethod, frozen=True, kw_only=True):
             return np.array(weights)
         total = weights.sum()
         if abs(total) < 1e-12:
-            raise ConfigError("linear: the weights sum to zero and cannot be normalised", "set normalize = false")
+            raise ConfigError(
+                "linear: the weights sum to zero and cannot be normalised", "set normalize = false"
+            )
         return np.asarray(weights / total)

@@ -40,7 +40,8 @@ class MultiSlerp(SpanMethod, frozen=True, kw_only=True):
         if length < self.eps:
             if len(weights) > 2 and norms.max() > 0:
                 raise ConfigError(
-                    f"multislerp: the weighted directions of the models cancel in {gram.name}", "use other weights"
+                    f"multislerp: the weighted directions of the models cancel in {gram.name}",
+                    "use other weights",
                 )
             return np.array([1 - weights.sum(), *weights])
         mean = summed / length

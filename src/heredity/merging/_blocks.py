@@ -1,0 +1,40 @@
+"""Read one tensor of all inputs in blocks of float32, as often as a method likes, in a bounded amount of memory."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+
+import numpy as np
+
+from heredity.checkpoint import Checkpoint
+from heredity.merging._method import Block
+
+BLOCK = 1 << 18  # elements: a block of every input should stay in the cache
+_BUFFER_BYTES = 64 << 20  # of all inputs' blocks together
+
+
+class InputBlocks:
+    """One tensor of a base and of models.
+
+    The arrays of a block are overwritten by the next one: a method may change them, and must not keep them.
+    """
+
+    def __init__(self, inputs: Sequence[Checkpoint], name: str, seed: int, *, rows: bool) -> None:
+        info = inputs[0].info(name)
+        self.name, self.shape, self.size, self.seed = name, info.shape, info.size, seed
+        self.models = tuple(checkpoint.name for checkpoint in inputs[1:])
+        self._inputs = tuple(inputs)
+        step = max(1 << 10, min(BLOCK, _BUFFER_BYTES // (4 * len(inputs))))
+        if rows:
+            width = max(info.shape[-1] if info.shape else 1, 1)
+            step = max(1, step // width) * width
+        self.step = min(step, max(self.size, 1))
+
+    def __iter__(self) -> Iterator[Block]:
+        buffer = np.empty((len(self._inputs), self.step), np.float32)
+        with ExitStack() as stack:
+            readers = [stack.enter_context(checkpoint.reading(self.name)) for checkpoint in self._inputs]
+            for start in range(0, self.size, self.step):
+                stop = min(self.size, start + self.step)
+                for reader, row in zip(readers, buffer, strict=True):
+                    reader.read(start, stop, row[: stop - start])
+                yield Block(start, buffer[0, : stop - start], buffer[1:, : stop - start])

@@ -1,0 +1,193 @@
+"""Write a merge as a folder that `from_pretrained` loads: shards, recipe, lock, card; resumable, whole or not at all.
+
+The lock file holds what the result depends on and what came out: inputs, versions, seed, per-tensor facts, hashes.
+"""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy import ndarray
+
+from heredity import __version__
+from heredity.atomic import write_text
+from heredity.checkpoint import Checkpoint
+from heredity.errors import CheckpointError, DiskFullError
+from heredity.kernels.encode import encode
+from heredity.merging import card
+from heredity.merging.fingerprints import fingerprint, known_sha256
+from heredity.merging.plan import Plan, output_dtype
+from heredity.run import to_toml
+from heredity.writer import CheckpointWriter, Planned, Shard, write_shard
+
+LOCK, RECIPE = "heredity.lock.json", "heredity.toml"
+_FACTS = ".heredity-facts-{}.json"  # of a finished shard, until the merge is whole
+
+Facts = dict[str, Any]
+Produced = Iterator[ndarray]
+
+
+def planned_tensors(plan: Plan, dtype: str | None) -> list[Planned]:
+    """Return the tensors of the result as they will be written, in the order in which they are made."""
+    return [Planned(name, output_dtype(info, dtype), info.shape) for name, info in plan.tensors.items()]
+
+
+def save(
+    out: Path,
+    plan: Plan,
+    produce: Callable[[str, Facts], Produced],
+    *,
+    recipe: Mapping[str, Any],
+    seed: int,
+    donor: Checkpoint,
+    dtype: str | None,
+    config: Mapping[str, Any],
+    tokenizer: Checkpoint | Path | None,
+    shard_bytes: int,
+    resume: bool,
+    overwrite: bool,
+    hash_inputs: bool,
+    progress: Callable[[str, int], None],
+) -> dict[str, Any]:
+    """Write the folder and return the lock.
+
+    Args:
+        out: folder.
+        plan: what to write.
+        produce: yields the float32 blocks of a tensor and fills its facts.
+        recipe: for the record.
+        seed: of random masks.
+        donor: whose config and tokenizer the result gets.
+        dtype: format of all weights, or None for each tensor's own.
+        config: entries that replace the donor's in config.json.
+        tokenizer: whose tokenizer, where it is not the donor's.
+        shard_bytes: size of output shards.
+        resume: go on with an interrupted merge of the same recipe and inputs.
+        overwrite: replace a checkpoint in the folder.
+        hash_inputs: read the inputs whose sha256 is not known yet once more, to record it.
+        progress: called with a tensor and its bytes when they are on their way to the disk.
+
+    Raises:
+        CheckpointError: an input changed while it was merged.
+        ConfigError: the folder is not empty.
+        DiskFullError: there is not enough room.
+    """
+    inputs = _inputs(plan)
+    before = {str(file): fingerprint(file) for checkpoint in inputs for file in checkpoint.files}
+    tensors = planned_tensors(plan, dtype)
+    _check_room(out, sum(t.nbytes for t in tensors), resume)
+    job = _digest({"recipe": recipe, "seed": seed, "inputs": before, "version": __version__})
+    writer = CheckpointWriter.open(
+        out, tensors, job=job, shard_bytes=shard_bytes, resume=resume, overwrite=overwrite
+    )
+    for shard in writer.shards:
+        if shard.file not in writer.written:
+            facts: dict[str, Facts] = {}
+            written = write_shard(
+                writer.path, shard, lambda t, facts=facts: _bytes(t, plan, produce, facts, progress)
+            )
+            _refuse_changed(before)
+            write_text(_facts_file(writer.path, shard), json.dumps(facts))
+            writer.add(written)
+    lock = {
+        "schema": 1,
+        "heredity": __version__,
+        "seed": seed,
+        "recipe": dict(recipe),
+        "inputs": [_input_record(checkpoint, hash_inputs) for checkpoint in inputs],
+        "donor": donor.name,
+        "notes": list(plan.notes),
+        "outputs": {
+            name: {"bytes": w.nbytes, "sha256": w.sha256} for name, w in sorted(writer.written.items())
+        },
+        "tensors": _all_facts(writer),
+    }
+    files = {
+        LOCK: json.dumps(lock, indent=1) + "\n",
+        RECIPE: to_toml(recipe),
+        "README.md": card.text(out.name, lock),
+    }
+    writer.finish(donor=donor, files=files, config=config, tokenizer=tokenizer)
+    for shard in writer.shards:
+        _facts_file(writer.path, shard).unlink(missing_ok=True)
+    return lock
+
+
+def _bytes(
+    tensor: Planned,
+    plan: Plan,
+    produce: Callable[[str, Facts], Produced],
+    facts: dict[str, Facts],
+    progress: Callable[[str, int], None],
+) -> Iterator[ndarray]:
+    if tensor.name in plan.copied:
+        source = plan.groups[plan.copied[tensor.name]].inputs[0]
+        progress(tensor.name, tensor.nbytes)
+        yield source.raw(tensor.name)
+        return
+    facts[tensor.name] = {}
+    for block in produce(tensor.name, facts[tensor.name]):
+        piece = encode(block, tensor.dtype)
+        progress(tensor.name, piece.nbytes)
+        yield piece
+
+
+def _inputs(plan: Plan) -> list[Checkpoint]:
+    found: dict[Path, Checkpoint] = {}
+    for checkpoint in chain.from_iterable(group.inputs for group in plan.groups):
+        found.setdefault(checkpoint.path, checkpoint)
+    return list(found.values())
+
+
+def _check_room(out: Path, needed_bytes: int, resume: bool) -> None:
+    folder = next(p for p in (out, *out.absolute().parents) if p.exists())
+    there = sum(f.stat().st_size for f in out.glob("*.safetensors")) if resume and out.exists() else 0
+    free = shutil.disk_usage(folder).free
+    if needed_bytes - there > free:
+        raise DiskFullError(
+            f"{out}: the result takes {needed_bytes / 1e9:.2f} GB, {free / 1e9:.2f} GB are free",
+            "free some space, or choose another output; nothing was written",
+        )
+
+
+def _refuse_changed(before: Mapping[str, Any]) -> None:
+    for file, known in before.items():
+        if fingerprint(Path(file)) != known:
+            raise CheckpointError(
+                f"{file}: changed while it was merged",
+                "leave the inputs alone and merge again with --overwrite",
+            )
+
+
+def _input_record(checkpoint: Checkpoint, hash_now: bool) -> dict[str, Any]:
+    files = {
+        f.name: {"bytes": f.stat().st_size, "sha256": known_sha256(f, compute=hash_now)}
+        for f in checkpoint.files
+    }
+    return {"name": checkpoint.name, "path": str(checkpoint.path), "files": files}
+
+
+def _facts_file(folder: Path, shard: Shard) -> Path:
+    return folder / _FACTS.format(Path(shard.file).stem)
+
+
+def _all_facts(writer: CheckpointWriter) -> dict[str, Facts]:
+    found: dict[str, Facts] = {}
+    for shard in writer.shards:
+        found |= json.loads(_facts_file(writer.path, shard).read_text())
+    return dict(sorted(found.items()))
+
+
+def _digest(values: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True, default=_plain).encode()).hexdigest()
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, np.ndarray | np.generic):
+        return value.tolist()
+    return str(value)

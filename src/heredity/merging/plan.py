@@ -1,0 +1,169 @@
+"""What a merge will do, from headers only: for every tensor of the result, which method on which tensors.
+
+A `Group` is a set of inputs seen under the names of the result; most merges have one, a stack of slices has one
+for each slice.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from heredity.checkpoint import Checkpoint, TensorInfo
+from heredity.errors import ConfigError, MismatchError
+from heredity.kernels.decode import CODES
+from heredity.kernels.encode import ENCODINGS
+from heredity.merging._discovery import name_of
+from heredity.merging._method import Method
+
+TIED_HEADS = {"lm_head.weight": ("model.embed_tokens.weight", "transformer.wte.weight", "wte.weight")}
+
+
+class Group(NamedTuple):
+    """Inputs under the names of the result.
+
+    Attributes:
+        inputs: base first where `base` is true, then the models in order.
+        base: whether the first input is the base of the method.
+        methods: tensor of the result → its method with this tensor's parameters.
+    """
+
+    inputs: tuple[Checkpoint, ...]
+    base: bool
+    methods: Mapping[str, Method]
+
+
+class Plan(NamedTuple):
+    """All groups of a merge and what was decided on the way.
+
+    Attributes:
+        groups: their tensors make up the result, none twice.
+        copied: tensor → group, of tensors that hold no weights (integers, masks) and are copied from its first input.
+        notes: decisions that a reader should know, in order.
+    """
+
+    groups: tuple[Group, ...]
+    copied: Mapping[str, int]
+    notes: tuple[str, ...]
+
+    @property
+    def tensors(self) -> dict[str, TensorInfo]:
+        """Every tensor of the result by name, as the first input of its group has it; sorted."""
+        found = {name: group.inputs[0].info(name) for group in self.groups for name in group.methods}
+        found |= {name: self.groups[index].inputs[0].info(name) for name, index in self.copied.items()}
+        return dict(sorted(found.items()))
+
+    @property
+    def weights(self) -> list[str]:
+        """Names of the tensors that are merged, not copied; sorted."""
+        return sorted(name for group in self.groups for name in group.methods)
+
+    def home(self, name: str) -> Group:
+        """Return the group that a tensor of the result belongs to."""
+        return next(group for group in self.groups if name in group.methods)
+
+
+def plan_models(method: Method, models: Sequence[Checkpoint], base: Checkpoint | None) -> Plan:
+    """Plan one method over whole checkpoints.
+
+    Raises:
+        ConfigError: the method needs a base or takes another number of models.
+        MismatchError: a tensor is missing or has another shape.
+    """
+    ordered, based = order_inputs(type(method), list(models), base)
+    notes: list[str] = []
+    inputs = aligned(ordered, notes)
+    weights = [name for name, info in inputs[0].tensors.items() if info.dtype in CODES]
+    copied = [name for name in inputs[0].tensors if name not in weights]
+    return Plan(
+        (Group(inputs, based, dict.fromkeys(weights, method)),), dict.fromkeys(copied, 0), tuple(notes)
+    )
+
+
+def order_inputs(
+    kind: type[Method], models: list[Checkpoint], base: Checkpoint | None
+) -> tuple[list[Checkpoint], bool]:
+    """Return the inputs with the base first, and whether there is one, as the method asks for it.
+
+    Raises:
+        ConfigError: the method needs a base or takes another number of models.
+    """
+    wants, name = kind.inputs, name_of(kind)
+    if wants.base == "first" and base is None and models:
+        base = models[0]
+    if wants.base == "required" and base is None:
+        raise ConfigError(
+            f"{name} works on differences from a base, and no base is named", "name it: base = …"
+        )
+    others = [m for m in models if base is None or m.path != base.path]
+    if wants.base == "ignored":
+        others, base = (models if base is None or len(others) < len(models) else [*models, base]), None
+    count = len(others)
+    if count < wants.least or (wants.most is not None and count > wants.most):
+        most = "" if wants.most == wants.least else " or more" if wants.most is None else f" to {wants.most}"
+        besides = "" if wants.base == "ignored" else " besides the base"
+        raise ConfigError(
+            f"{name} takes {wants.least}{most} model{'s' if wants.least != 1 or most else ''}{besides}, got {count}",
+            "heredity methods says what each method takes",
+        )
+    return ([base, *others] if base is not None else others), base is not None
+
+
+def aligned(inputs: Sequence[Checkpoint], notes: list[str]) -> tuple[Checkpoint, ...]:
+    """Return views of the inputs with the first one's tensors.
+
+    A head that an input lacks because it is tied to the embedding is read from the embedding.
+
+    Raises:
+        MismatchError: a tensor is missing, superfluous or has another shape.
+    """
+    first = inputs[0]
+    return (first, *(_like(first, other, notes) for other in inputs[1:]))
+
+
+def _like(first: Checkpoint, other: Checkpoint, notes: list[str]) -> Checkpoint:
+    names: dict[str, str] = {}
+    for name, info in first.tensors.items():
+        own = name if name in other.tensors else _tied_source(name, other)
+        if own is None:
+            raise MismatchError(
+                f"{other.path}: has no tensor {name}, which {first.path} has",
+                "these models do not have one architecture; a stack of slices can join different depths",
+            )
+        if own != name:
+            notes.append(f"{other.name}: {name} is tied, read from {own}")
+        if other.info(own).shape != info.shape:
+            raise MismatchError(
+                f"tensor {name}: {list(info.shape)} in {info.file}, {list(other.info(own).shape)} in {other.info(own).file}",
+                'for different vocabularies name the tokenizer to merge into: tokenizer = "union"; '
+                "otherwise these models do not have one architecture",
+            )
+        names[name] = own
+    for extra in other.tensors:
+        if extra in names:
+            continue
+        if extra in TIED_HEADS and other.config.get("tie_word_embeddings"):
+            notes.append(f"{other.name}: {extra} is tied and left out")
+            continue
+        raise MismatchError(
+            f"{other.path}: has tensor {extra}, which {first.path} does not have",
+            "these models do not have one architecture",
+        )
+    return (
+        other
+        if all(new == own for new, own in names.items()) and len(names) == len(other.tensors)
+        else other.renamed(names)
+    )
+
+
+def _tied_source(name: str, checkpoint: Checkpoint) -> str | None:
+    return next((own for own in TIED_HEADS.get(name, ()) if own in checkpoint.tensors), None)
+
+
+def output_dtype(info: TensorInfo, asked: str | None) -> str:
+    """Return the format a tensor is written in: as asked, else its own, else the nearest one that can be written."""
+    if info.dtype not in CODES:
+        return info.dtype
+    if asked is not None:
+        return asked
+    if info.dtype in ENCODINGS:
+        return info.dtype
+    return "F32" if info.dtype == "F64" else "BF16"
