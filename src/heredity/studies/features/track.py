@@ -1,0 +1,168 @@
+"""Third stage: harvest every member, train SAEs from independent seeds, measure them, encode the shared stream."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import polars as pl
+from tqdm import tqdm
+
+from heredity.atomic import write_bytes
+from heredity.errors import MismatchError
+from heredity.execute import Processes
+from heredity.features.codes import Codes, encode
+from heredity.features.evaluate import quality_curve
+from heredity.features.harvest import harvest
+from heredity.features.sae import L1, TopK
+from heredity.features.sae._format import load as load_sae
+from heredity.features.sae._format import save as save_sae
+from heredity.features.store import ActivationStore
+from heredity.features.train import Training, train
+from heredity.models.load import load, threads
+from heredity.run import Run
+from heredity.seeds import key
+from heredity.studies.features.config import StudyConfig
+from heredity.studies.features.family import Say, member_path
+from heredity.studies.features.text import Streams
+
+CURVE = (8, 16, 32, 64)
+_LOG_EVERY = 50
+
+
+class SaeJob(msgspec.Struct, frozen=True, kw_only=True):
+    """One SAE to train, as plain values that cross to a worker process."""
+
+    member: str
+    variant: str
+    seed: int
+    store: str
+    out: str
+    checkpoint: str
+    latents: int
+    k: int
+    l1: float
+    training: Training
+    stream: int
+    device: str
+
+    @property
+    def name(self) -> str:
+        """Folder of the SAE."""
+        return f"{self.member}-{self.variant}-{self.seed}"
+
+
+def train_saes(run: Run, config: StudyConfig, streams: Streams, *, device: str, progress: bool, say: Say) -> None:
+    """Train every SAE that is not trained yet, each in its own process with one thread; write `sae_training`."""
+    if run.done("saes"):
+        return
+    run.start_stage()
+    jobs = _jobs(run, config, device)
+    missing = [job for job in jobs if not (Path(job.out) / "history.json").exists()]
+    for member in dict.fromkeys(job.member for job in missing):
+        _harvest(run, config, streams, member, device)
+        say(f"{member}: activations harvested")
+    if missing:
+        say(f"training {len(missing)} SAEs of {config.sae.latents:,} latents on {config.sae.tokens:,} tokens each")
+    done = Processes(config.workers).map(train_one, missing)
+    for job, history in zip(missing, tqdm(done, total=len(missing), unit="SAE", disable=not progress, leave=False), strict=True):
+        for row in history:
+            run.metric(**row)
+        say(f"{job.name}: FVU {history[-1]['fvu']:.3f} at L0 {history[-1]['l0']:.1f} on its last training batch")
+    rows = [row for job in jobs for row in msgspec.json.decode((Path(job.out) / "history.json").read_bytes())]
+    run.write_table("sae_training", pl.DataFrame(rows))
+    shutil.rmtree(run.folder("activations"), ignore_errors=True)  # made again from models and text when needed
+    run.finish_stage("saes", count=len(jobs))
+
+
+def train_one(job: SaeJob) -> list[dict[str, Any]]:
+    """Train one SAE and save it in SAELens' layout with its history beside it; runs in a worker process."""
+    variant = TopK(d_sae=job.latents, k=job.k) if job.variant == "topk" else L1(d_sae=job.latents, l1=job.l1)
+    history: list[dict[str, Any]] = []
+
+    def log(values: dict[str, Any]) -> None:
+        if values["step"] % _LOG_EVERY == 0 or values["step"] == job.training.steps:
+            history.append({"member": job.member, "variant": job.variant, "seed": job.seed, **values})
+
+    with threads(1):
+        sae = train(
+            variant, ActivationStore.open(job.store), job.training, seed=job.stream, checkpoint=Path(job.checkpoint),
+            callback=log, device=job.device, progress=False,
+        )  # fmt: skip
+    save_sae(sae, Path(job.out))
+    write_bytes(Path(job.out) / "history.json", msgspec.json.encode(history))  # last: it marks the SAE as done
+    Path(job.checkpoint).unlink(missing_ok=True)
+    return history
+
+
+def evaluate_saes(run: Run, config: StudyConfig, streams: Streams, *, device: str, say: Say) -> None:
+    """Measure every SAE on held-out text, over k for the first seed; write `saes` and `sae_curve`."""
+    if run.done("sae quality"):
+        return
+    run.start_stage()
+    rows, curve = [], []
+    with threads(config.threads):
+        for member in config.members:
+            model = load(member_path(run, member), device=device)
+            for job in (j for j in _jobs(run, config, device) if j.member == member):
+                sae = load_sae(Path(job.out))
+                ks = [None, *(k for k in CURVE if k <= config.sae.latents)] if job.variant == "topk" and job.seed == 0 else [None]
+                found = quality_curve(sae, model, streams.test, config.sae.site, ks)
+                who = {"member": member, "variant": job.variant, "seed": job.seed}
+                facts = {**who, "d_in": sae.d_in, "d_sae": sae.d_sae, "train_tokens": config.sae.tokens}
+                rows.append({**facts, **msgspec.to_builtins(found[0])})
+                curve += [{**who, "k": q.k, "l0": q.l0, "fvu": q.fvu, "ce_recovered": q.ce_recovered} for q in found[1:]]
+                say(f"{job.name}: FVU {found[0].fvu:.3f}, CE recovered {found[0].ce_recovered:.1%} at L0 {found[0].l0:.1f}")
+    run.write_table("saes", pl.DataFrame(rows, infer_schema_length=None))
+    run.write_table("sae_curve", pl.DataFrame(curve))
+    run.finish_stage("sae quality")
+
+
+def codes_of(run: Run, config: StudyConfig, streams: Streams, *, device: str) -> dict[tuple[str, int], Codes]:
+    """Return the sparse codes of every member and seed over the shared stream, made when they are not on disk."""
+    found: dict[tuple[str, int], Codes] = {}
+    for member in config.members:
+        jobs = [j for j in _jobs(run, config, device) if j.member == member and j.variant == "topk"]
+        missing = [j for j in jobs if not (run.folder("codes") / j.name / "meta.json").exists()]
+        if missing:
+            model = load(member_path(run, member), device=device)
+            store = harvest(model, streams.shared, config.sae.site, run.folder("activations") / f"{member}-shared", member=member)
+            for job in missing:
+                encode(load_sae(Path(job.out)), store).save(run.folder("codes") / job.name)
+            shutil.rmtree(store.path, ignore_errors=True)
+        for job in jobs:
+            codes = Codes.open(run.folder("codes") / job.name)
+            if codes.meta.stream_digest != streams.shared.digest:
+                raise MismatchError(f"{job.name}: codes of another token stream", "remove the run's codes and resume")
+            found[member, job.seed] = codes
+    return found
+
+
+def _harvest(run: Run, config: StudyConfig, streams: Streams, member: str, device: str) -> None:
+    domains = config.domains_of(member) if config.sae.mix == "cumulative" else streams.train.domains
+    text = streams.train.of(domains).head(config.sae.stream_tokens)
+    with threads(config.threads):
+        harvest(load(member_path(run, member), device=device), text, config.sae.site, _store(run, member), member=member)
+
+
+def _store(run: Run, member: str) -> Path:
+    return run.folder("activations") / member
+
+
+def _jobs(run: Run, config: StudyConfig, device: str) -> list[SaeJob]:
+    plan = [(member, "topk", seed) for member in config.members for seed in range(config.sae.seeds)]
+    plan.append((config.base.name, "l1", 0))
+    training = Training(tokens=config.sae.tokens, batch_tokens=config.sae.batch_tokens, rate=config.sae.learning_rate)
+    return [
+        SaeJob(
+            member=member, variant=variant, seed=seed, store=str(_store(run, member)), latents=config.sae.latents,
+            out=str(run.folder("saes") / f"{member}-{variant}-{seed}"), k=config.sae.k, l1=config.sae.l1, training=training,
+            checkpoint=str(run.folder("work") / f"{member}-{variant}-{seed}.safetensors"), device=device,
+            # Every SAE draws its own numbers: latents of two members must not align because of a shared start.
+            stream=key(run.seed, "sae", member, variant, seed) >> 1,
+        )
+        for member, variant, seed in plan
+    ]  # fmt: skip
+
+
