@@ -68,10 +68,10 @@ class Between(NamedTuple):
 
 
 class Band(NamedTuple):
-    """Keep the `count` largest below the `skipped` largest; which magnitudes these are, `resolve` finds out."""
+    """Keep the `taken` largest below the `skipped` largest; `resolve` finds their magnitudes."""
 
     skipped: int
-    count: int
+    taken: int
 
 
 Sparsifier = Everything | Nothing | Chance | RankedChance | Between
@@ -126,7 +126,7 @@ def resolve(asked: Sequence[Sparsifier | Band], blocks: TensorBlocks) -> list[Sp
             count_high(np.subtract(block.models[i], block.base, out=block.models[i]), counts)
     # of both ends of each band, counted from the top: first digit, and rank within it
     ends = {
-        i: [descend(tops[i], rank) for rank in (b.skipped, b.skipped + b.count - 1)] for i, b in bands.items()
+        i: [descend(tops[i], rank) for rank in (b.skipped, b.skipped + b.taken - 1)] for i, b in bands.items()
     }
     lows = {(i, digit): np.zeros(DIGITS, np.int64) for i, pair in ends.items() for digit, _ in pair}
     for block in blocks:

@@ -19,6 +19,7 @@ from heredity.merging import output
 from heredity.merging._blocks import BLOCK, InputBlocks
 from heredity.merging._discovery import name_of
 from heredity.merging._gram import from_origin, measure, unmeasured
+from heredity.merging._lines import line_blocks
 from heredity.merging._method import ElementMethod, Method, SpanMethod
 from heredity.merging.plan import Group, Plan, plan_models
 from heredity.point import Point, combine
@@ -175,6 +176,9 @@ class Merge:
         method = group.methods[name]
         if isinstance(method, SpanMethod) and method.axis == "tensor":
             yield from self._span_blocks(group, name, facts)
+        elif isinstance(method, SpanMethod):
+            origin = method.inputs.base == "optional" and not group.base
+            yield from line_blocks(group.inputs, name, method, origin=origin)
         elif isinstance(method, ElementMethod):
             yield from _element_blocks(group, method, name, self.seed)
         else:

@@ -88,9 +88,7 @@ def save(
     for shard in writer.shards:
         if shard.file not in writer.written:
             facts: dict[str, Facts] = {}
-            written = write_shard(
-                writer.path, shard, lambda t, facts=facts: _bytes(t, plan, produce, facts, progress)
-            )
+            written = write_shard(writer.path, shard, _maker(plan, produce, facts, progress))
             _refuse_changed(before)
             write_text(_facts_file(writer.path, shard), json.dumps(facts))
             writer.add(written)
@@ -118,23 +116,26 @@ def save(
     return lock
 
 
-def _bytes(
-    tensor: Planned,
+def _maker(
     plan: Plan,
     produce: Callable[[str, Facts], Produced],
     facts: dict[str, Facts],
     progress: Callable[[str, int], None],
-) -> Iterator[ndarray]:
-    if tensor.name in plan.copied:
-        source = plan.groups[plan.copied[tensor.name]].inputs[0]
-        progress(tensor.name, tensor.nbytes)
-        yield source.raw(tensor.name)
-        return
-    facts[tensor.name] = {}
-    for block in produce(tensor.name, facts[tensor.name]):
-        piece = encode(block, tensor.dtype)
-        progress(tensor.name, piece.nbytes)
-        yield piece
+) -> Callable[[Planned], Iterator[ndarray]]:
+    """Return what makes the bytes of a tensor and keeps its facts."""
+
+    def make(tensor: Planned) -> Iterator[ndarray]:
+        if tensor.name in plan.copied:
+            progress(tensor.name, tensor.nbytes)
+            yield plan.groups[plan.copied[tensor.name]].inputs[0].raw(tensor.name)
+            return
+        facts[tensor.name] = {}
+        for block in produce(tensor.name, facts[tensor.name]):
+            piece = encode(block, tensor.dtype)
+            progress(tensor.name, piece.nbytes)
+            yield piece
+
+    return make
 
 
 def _inputs(plan: Plan) -> list[Checkpoint]:

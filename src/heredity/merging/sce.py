@@ -66,7 +66,7 @@ class Sce(ElementMethod, frozen=True, kw_only=True):
         nonzero = 0
         for block in blocks:
             spread = _variance(block)
-            nonzero += np.count_nonzero(spread)
+            nonzero += int(np.count_nonzero(spread))
             count_high(spread, high)
         kept = int(nonzero * self.select_topk)
         if kept == 0:
