@@ -1,11 +1,6 @@
-"""A checkpoint on disk or on the Hub: headers only, then float32 blocks of one tensor at a time.
-
-Reads go through `pread` into reused buffers: nothing is mapped, so a file cut short while it is read is an error
-message and not a crash, and memory stays at the size of a block.
-"""
+"""A checkpoint on disk or on the Hub: headers only, then float32 blocks of one tensor at a time."""
 
 import json
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
@@ -17,10 +12,13 @@ from numpy.typing import NDArray
 
 from heredity.errors import CheckpointError
 from heredity.header import TensorInfo, read_header
+from heredity.lowrank import LowRank
+from heredity.readers import Reader, RowsReader, opened
 
-__all__ = ["Checkpoint", "TensorInfo", "TensorReader"]
+__all__ = ["Checkpoint", "LowRank", "Reader", "TensorInfo"]
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+ADAPTER_CONFIG = "adapter_config.json"
 _PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json", "model.pt", "consolidated.00.pth")
 
 
@@ -55,7 +53,12 @@ class Checkpoint:
 
     @classmethod
     def open(
-        cls, ref: "str | Path | Checkpoint", *, revision: str | None = None, offline: bool | None = None
+        cls,
+        ref: "str | Path | Checkpoint",
+        *,
+        revision: str | None = None,
+        offline: bool | None = None,
+        base: "Checkpoint | None" = None,
     ) -> "Checkpoint":
         """Open a folder, a .safetensors file, or a Hub id ("org/name" or "org/name@revision").
 
@@ -65,6 +68,7 @@ class Checkpoint:
             ref: what to open; a checkpoint is returned as it is.
             revision: branch, tag or commit of a Hub id.
             offline: never use the network; default: the environment's HF_HUB_OFFLINE.
+            base: what a LoRA adapter is added to; default: the base that its adapter_config.json names.
 
         Raises:
             CheckpointError: missing, truncated, damaged, or only pickled weights.
@@ -79,6 +83,10 @@ class Checkpoint:
         if path.is_file():
             tensors, metadata = read_header(path)
             return cls(path, tensors, _config(path.parent), name=path.stem, metadata=metadata)
+        if (path / ADAPTER_CONFIG).exists() and not (path / SINGLE).exists() and not (path / INDEX).exists():
+            from heredity.adapter import open_adapter
+
+            return open_adapter(path, base=base, offline=offline, name=_folder_name(path, ref))
         tensors, metadata = _folder_tensors(path)
         return cls(path, tensors, _config(path), name=_folder_name(path, ref), metadata=metadata)
 
@@ -97,24 +105,30 @@ class Checkpoint:
             raise CheckpointError(f"{self.path}: has no tensor {name}", "heredity inspect lists what it has")
         return self.tensors[name]
 
+    def origin(self, name: str) -> TensorInfo:
+        """Return where the stored part of a tensor lies: two models with one origin differ by `low_rank` only."""
+        return self.info(name)
+
+    def low_rank(self, name: str) -> LowRank | None:
+        """Return what is added to the stored tensor, or None if it stands as it is stored."""
+        return None
+
     @contextmanager
-    def reading(self, name: str) -> Iterator["TensorReader"]:
-        """Open one tensor for block reads; the file is closed at the end of the block.
+    def reading(self, name: str) -> Iterator[Reader]:
+        """Open one tensor for block reads; its file is closed at the end of the `with`.
 
         Raises:
             CheckpointError: no such tensor, or its file cannot be opened.
         """
-        info = self.info(name)
-        try:
-            descriptor = os.open(info.file, os.O_RDONLY)
-        except OSError as error:
-            raise CheckpointError(
-                f"{info.file}: cannot be read ({error.strerror})", "check the file and run again"
-            ) from None
-        try:
-            yield TensorReader(info, descriptor)
-        finally:
-            os.close(descriptor)
+        with opened(self.info(name)) as reader:
+            yield reader
+
+    @contextmanager
+    def reading_rows(self, name: str, rows: NDArray[np.int64]) -> Iterator[Reader]:
+        """Open some rows of a tensor, in the order given, as if they were the tensor."""
+        width = int(np.prod(self.info(name).shape[1:], dtype=np.int64))
+        with self.reading(name) as reader:
+            yield RowsReader(reader, rows, width)
 
     def block(self, name: str, start: int, stop: int) -> NDArray[np.float32]:
         """Return the flat elements [start, stop) of a tensor as float32.
@@ -139,67 +153,8 @@ class Checkpoint:
 
     def renamed(self, names: Mapping[str, str]) -> "Checkpoint":
         """Return a view with the tensors of `names` (new name → own name) and no others."""
-        return Checkpoint(
-            self.path,
-            {new: self.info(own) for new, own in names.items()},
-            self.config,
-            name=self.name,
-            metadata=self.metadata,
-        )
-
-
-class TensorReader:
-    """Block reads of one open tensor."""
-
-    def __init__(self, info: TensorInfo, descriptor: int) -> None:
-        self.info = info
-        self._descriptor = descriptor
-
-    def read_raw(self, start: int, stop: int, buffer: NDArray[np.uint8]) -> int:
-        """Fill the head of `buffer` with the bytes of elements [start, stop); return how many bytes.
-
-        Raises:
-            CheckpointError: the file ended before the last byte.
-        """
-        item = self.info.item_bytes
-        if not 0 <= start <= stop <= self.info.size:
-            raise IndexError(f"{self.info.name}: elements {start}…{stop} of {self.info.size}")
-        wanted, offset = (stop - start) * item, self.info.start + start * item
-        target = memoryview(buffer)[:wanted]
-        done = 0
-        while done < wanted:
-            try:
-                got = os.preadv(self._descriptor, [target[done:]], offset + done)
-            except OSError as error:
-                raise CheckpointError(
-                    f"{self.info.file}: tensor {self.info.name} cannot be read ({error.strerror})",
-                    "check the disk and run again",
-                ) from None
-            if got == 0:
-                raise CheckpointError(
-                    f"{self.info.file}: ended inside tensor {self.info.name}: it was cut short after it was opened",
-                    "restore the file, then run again: finished parts are kept",
-                )
-            done += got
-        return wanted
-
-    def read(self, start: int, stop: int, out: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
-        """Return elements [start, stop) as float32, in `out` when it is given."""
-        from heredity.kernels.decode import decode
-
-        if not 0 <= start <= stop <= self.info.size:
-            raise IndexError(f"{self.info.name}: elements {start}…{stop} of {self.info.size}")
-        out = np.empty(stop - start, np.float32) if out is None else out
-        if self.info.dtype == "F32":
-            self.read_raw(start, stop, out.view(np.uint8))
-            return out
-        step = 1 << 18
-        buffer = np.empty(min(step, stop - start) * self.info.item_bytes, np.uint8)
-        for low in range(start, stop, step):
-            high = min(stop, low + step)
-            used = self.read_raw(low, high, buffer)
-            decode(buffer[:used], self.info.dtype, out[low - start : high - start])
-        return out
+        tensors = {new: self.info(own) for new, own in names.items()}
+        return Checkpoint(self.path, tensors, self.config, name=self.name, metadata=self.metadata)
 
 
 def _folder_tensors(path: Path) -> tuple[dict[str, TensorInfo], dict[str, str]]:
@@ -207,11 +162,6 @@ def _folder_tensors(path: Path) -> tuple[dict[str, TensorInfo], dict[str, str]]:
         return read_header(path / SINGLE)
     if (path / INDEX).exists():
         return _sharded(path)
-    if (path / "adapter_config.json").exists():
-        raise CheckpointError(
-            f"{path}: a LoRA adapter, not a whole checkpoint",
-            "name its base: it is the base plus the adapter",
-        )
     singles = sorted(path.glob("*.safetensors"))
     if len(singles) == 1:
         return read_header(singles[0])

@@ -120,14 +120,13 @@ def combine(
     if not terms or start == stop:
         out[:] = 0
         return out
-    infos = [checkpoint.info(tensor) for checkpoint, _ in terms]
-    codes = np.array([code_of(info.dtype) for info in infos], np.int64)
     factors = np.array([c for _, c in terms], np.float32)
-    widest = max(info.item_bytes for info in infos)
-    step = max(1 << 12, min(1 << 18, _BUFFER_BYTES // (widest * len(terms))) & ~0xFFF)
-    raw = np.empty((len(terms), min(step, stop - start) * widest + 8 & ~7), np.uint8)
     with ExitStack() as stack:
         readers = [stack.enter_context(checkpoint.reading(tensor)) for checkpoint, _ in terms]
+        codes = np.array([code_of(reader.dtype) for reader in readers], np.int64)
+        widest = max(reader.item_bytes for reader in readers)
+        step = max(1 << 12, min(1 << 16, _BUFFER_BYTES // (widest * len(terms))) & ~0xFFF)
+        raw = np.empty((len(terms), (min(step, stop - start) * widest + 7) & ~7), np.uint8)
         for low in range(start, stop, step):
             high = min(stop, low + step)
             for reader, row in zip(readers, raw, strict=True):
