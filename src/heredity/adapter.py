@@ -1,6 +1,7 @@
 """A PEFT LoRA folder, as the model it makes of its base: the base plus s·B·A, never formed as a whole.
 
-Source: Hu et al. 2021 (LoRA), Δ = (α / r) B A; Kalajdzievski 2023 (rsLoRA), Δ = (α / √r) B A; PEFT's file layout.
+Source: Hu et al. 2021 (LoRA), Δ = (α / r) B A; Kalajdzievski 2023 (rsLoRA), Δ = (α / √r) B A; PEFT's file
+layout.
 """
 
 import json
@@ -185,7 +186,7 @@ def _factors(
     shape = base.info(target).shape
     if delta.shape != shape:
         raise MismatchError(
-            f"{where}: adapts a tensor of shape {list(delta.shape)}, {target} is {list(shape)} in {base.info(target).file}",
+            f"{where}: adapts shape {[*delta.shape]}, {target} is {[*shape]} in {base.info(target).file}",
             "this adapter belongs to another base, or fan_in_fan_out is wrong",
         )
     return delta
@@ -222,8 +223,9 @@ def _base_name(name: str, base: Checkpoint) -> str:
 
 
 def _check_saved(path: Path, key: str, info: TensorInfo, target: str, base: Checkpoint) -> None:
-    if info.shape != base.info(target).shape:
+    other = base.info(target)
+    if info.shape != other.shape:
         raise MismatchError(
-            f"{path / WEIGHTS}: tensor {key} is {list(info.shape)}, {list(base.info(target).shape)} in {base.info(target).file}",
+            f"{path / WEIGHTS}: tensor {key} is {[*info.shape]}, {[*other.shape]} in {other.file}",
             "this adapter belongs to another base, or its vocabulary was resized",
         )

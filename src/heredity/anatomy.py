@@ -3,7 +3,8 @@
 import re
 
 KINDS = (
-    "embedding", "attention q", "attention k", "attention v", "attention qkv", "attention o", "mlp", "norm", "head", "other",
+    "embedding", "attention q", "attention k", "attention v", "attention qkv", "attention o", "mlp", "norm",
+    "head", "other",
 )  # fmt: skip
 _LAYER = re.compile(r"(?:^|\.)(?:layers|layer|h|blocks|block)\.(\d+)\.")
 _HEAD = re.compile(
@@ -61,7 +62,7 @@ def is_head(name: str) -> bool:
 
 
 def is_buffer(name: str, shape: tuple[int, ...]) -> bool:
-    """Say whether a tensor is a constant that old files store beside the weights: masks, positions, frequencies.
+    """Say whether a tensor is a constant stored beside the weights: masks, positions, frequencies.
 
     >>> is_buffer("h.0.attn.bias", (1, 1, 1024, 1024))
     True

@@ -50,9 +50,11 @@ def read_card(folder: Path) -> Card:
     if not isinstance(values, dict):
         return Card()
     return Card(
-        _strings(values.get("base_model")), str(values.get("base_model_relation") or ""), str(values.get("license") or ""),
+        _strings(values.get("base_model")),
+        str(values.get("base_model_relation") or ""),
+        str(values.get("license") or ""),
         _strings(values.get("tags")),
-    )  # fmt: skip
+    )
 
 
 def write_card(

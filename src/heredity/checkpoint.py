@@ -106,7 +106,7 @@ class Checkpoint:
         return self.tensors[name]
 
     def origin(self, name: str) -> TensorInfo:
-        """Return where the stored part of a tensor lies: two models with one origin differ by `low_rank` only."""
+        """Return where the stored part of a tensor lies; models with one origin differ by `low_rank` only."""
         return self.info(name)
 
     def low_rank(self, name: str) -> LowRank | None:

@@ -1,7 +1,7 @@
-"""Which tensors of several checkpoints are the same: names, prefixes, tied heads, vocabularies joined by token.
+"""Which tensors of several checkpoints are the same: names, prefixes, tied heads, joined vocabularies.
 
-Status of a tensor in a member: shared · renamed (a prefix differs) · tied (read from the embedding) · joined (rows
-matched by token string) · missing · extra · shape · head and buffer (left out by default).
+Status of a tensor in a member: shared · renamed (a prefix differs) · tied (read from the embedding) · joined
+(rows matched by token string) · missing · extra · shape · head and buffer (left out by default).
 """
 
 import re
@@ -35,7 +35,7 @@ class Source:
 
 @dataclass(frozen=True)
 class Common:
-    """A tensor that all models have: the reference's name for it, the common shape, and every model's source."""
+    """A tensor that all models have: the reference's name for it, the common shape, every model's source."""
 
     name: str
     shape: tuple[int, ...]
@@ -74,15 +74,17 @@ class Coverage:
         """Raise if models do not cover each other.
 
         Raises:
-            MismatchError: naming the first tensor, both shapes, and how many more; or nothing is shared at all.
+            MismatchError: naming the first tensor, both shapes, and how many more; or nothing is shared at
+                all.
         """
         bad = self.bad()
         if bad and not (allow_partial and self.tensors):
             row = bad[0]
+            theirs, own = list(row.reference_shape or ()), list(row.member_shape or ())
             shapes = {
                 "missing": f"is missing in {row.member}",
                 "extra": f"is only in {row.member}",
-                "shape": f"is {list(row.reference_shape or ())} in the reference and {list(row.member_shape or ())} in {row.member}",
+                "shape": f"is {theirs} in the reference and {own} in {row.member}",
             }[row.status]
             more = f" (and {len(bad) - 1} more)" if len(bad) > 1 else ""
             hint = (
@@ -115,11 +117,11 @@ def cover(
     common: list[Common] = []
     rows: list[Row] = []
     for name in sorted(wanted):
-        info = reference.info(wanted[name])
-        if is_buffer(name, info.shape) or info.dtype not in CODES:
-            rows.append(Row(name, reference.name, "buffer", info.shape, None))
+        own_info = reference.info(wanted[name])
+        if is_buffer(name, own_info.shape) or own_info.dtype not in CODES:
+            rows.append(Row(name, reference.name, "buffer", own_info.shape, None))
         elif is_head(name) and (not include_head or (tied_everywhere and name == "lm_head.weight")):
-            rows.append(Row(name, reference.name, "head", info.shape, None))
+            rows.append(Row(name, reference.name, "head", own_info.shape, None))
         else:
             found, said = _match(name, wanted[name], reference, members, maps, explicit)
             rows += said
@@ -129,9 +131,10 @@ def cover(
         taken = set(names.values())
         for own in sorted(_names(checkpoint, explicit)):
             info = checkpoint.tensors.get(own)
-            if info is not None and own not in taken and not is_head(own) and not is_buffer(own, info.shape):
-                if info.dtype in CODES:
-                    rows.append(Row(own, member, "extra", None, info.shape))
+            if info is None or own in taken or is_head(own) or is_buffer(own, info.shape):
+                continue
+            if info.dtype in CODES:
+                rows.append(Row(own, member, "extra", None, info.shape))
     return Coverage(tuple(common), tuple(rows))
 
 
@@ -222,7 +225,7 @@ def _has_vocabulary(name: str, shape: tuple[int, ...], other: tuple[int, ...]) -
 
 
 def _names(checkpoint: Checkpoint, explicit_head: bool) -> dict[str, str]:
-    """Return the names a checkpoint answers to; a tied head answers with the embedding where others have a head."""
+    """Return the names a checkpoint answers to: a tied head answers with the embedding if others have one."""
     names = {name: name for name in checkpoint.tensors}
     if explicit_head and "lm_head.weight" not in names and _is_tied(checkpoint):
         embeddings = [

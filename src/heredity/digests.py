@@ -1,4 +1,4 @@
-"""sha256 of input files without reading them twice: the Hub cache's own, or one kept by (size, mtime, inode)."""
+"""sha256 of input files, read once at most: the Hub cache's own, or one kept by (size, mtime, inode)."""
 
 import hashlib
 import json
@@ -31,7 +31,7 @@ class FileState:
     sha256: str = ""
 
     def same_as(self, other: "FileState") -> bool:
-        """Say whether both describe the same contents: equal hashes where both are known, else an untouched file."""
+        """Say whether both have the same contents: equal hashes if both are known, else an untouched file."""
         if (self.file, self.nbytes) != (other.file, other.nbytes):
             return False
         if self.sha256 and other.sha256:
@@ -40,7 +40,7 @@ class FileState:
 
 
 def states(checkpoint: Checkpoint) -> tuple[FileState, ...]:
-    """Return the states of a checkpoint's weight files, with hashes as far as they are known without reading."""
+    """Return the states of a checkpoint's weight files, with the hashes that are known without reading."""
     return tuple(state(file) for file in checkpoint.files)
 
 

@@ -1,4 +1,4 @@
-"""Map a function over items: serially, in threads, in processes, or on a Ray cluster. Only this file knows Ray.
+"""Map a function over items: serially, in threads, in processes, or on Ray, which only this file knows.
 
 Results come in the order of the items, whatever finishes first, so that nothing depends on who did the work.
 """

@@ -1,4 +1,4 @@
-"""A family: a base, its fine-tunes, their merges and adapters; who descends from whom. Read from family.toml."""
+"""A family: a base, its fine-tunes, merges and adapters, and who descends from whom: family.toml."""
 
 import re
 import tomllib
@@ -23,7 +23,8 @@ class Member(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         name: short and unique.
         path: folder relative to the family file, absolute folder, or Hub id with @revision.
         parents: names of the members it was made from.
-        relation: how it was made of them; by default "base" without parents, "merge" of several, else "finetune".
+        relation: how it was made of them; by default "base" without parents, "merge" of several, else
+            "finetune".
         labels: what is known of it: domain, task, seed …
     """
 

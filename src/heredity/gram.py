@@ -1,8 +1,8 @@
 """The Gram matrix of a family: everything linear about K models, from one streamed pass over their weights.
 
-Per tensor, the inner products of [w_ref, Δ_1 … Δ_K] with Δ_i = w_i − w_ref, and their sums. Products of the weights
-themselves follow as ⟨w_i, w_j⟩ = ⟨Δ_i, Δ_j⟩ + ⟨Δ_i, w_ref⟩ + ⟨Δ_j, w_ref⟩ + ‖w_ref‖²; never the other way round, since
-differences taken from a raw Gram cancel (‖Δ‖²/‖w‖² ≈ 1e-6).
+Per tensor, the inner products of [w_ref, Δ_1 … Δ_K] with Δ_i = w_i − w_ref, and their sums. Products of the
+weights themselves follow as ⟨w_i, w_j⟩ = ⟨Δ_i, Δ_j⟩ + ⟨Δ_i, w_ref⟩ + ⟨Δ_j, w_ref⟩ + ‖w_ref‖²; never the
+other way round, since differences taken from a raw Gram cancel (‖Δ‖²/‖w‖² ≈ 1e-6).
 """
 
 from collections.abc import Callable, Mapping, Sequence

@@ -1,4 +1,4 @@
-"""A Gram matrix on disk: one safetensors file with the state of its inputs, and a journal while it is being made."""
+"""A Gram matrix on disk: one safetensors file with the state of its inputs; a journal while it is made."""
 
 import base64
 import hashlib

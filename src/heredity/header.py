@@ -1,6 +1,7 @@
 """Read a safetensors header and believe none of it before it agrees with the size of the file.
 
-Source: the safetensors format: u64 length N, N bytes of JSON, then the data that the offsets tile without holes.
+Source: the safetensors format: u64 length N, N bytes of JSON, then the data that the offsets tile without
+holes.
 """
 
 import json
@@ -13,8 +14,8 @@ from heredity.errors import CheckpointError
 
 MAX_HEADER_BYTES = 100_000_000  # the limit of the reference implementation
 DTYPE_BYTES = {
-    "BOOL": 1, "U8": 1, "I8": 1, "F8_E5M2": 1, "F8_E4M3": 1, "F8_E8M0": 1, "I16": 2, "U16": 2, "F16": 2, "BF16": 2,
-    "I32": 4, "U32": 4, "F32": 4, "F64": 8, "I64": 8, "U64": 8, "C64": 8,
+    "BOOL": 1, "U8": 1, "I8": 1, "F8_E5M2": 1, "F8_E4M3": 1, "F8_E8M0": 1, "I16": 2, "U16": 2, "F16": 2,
+    "BF16": 2, "I32": 4, "U32": 4, "F32": 4, "F64": 8, "I64": 8, "U64": 8, "C64": 8,
 }  # fmt: skip
 _AGAIN = "the file is damaged or not safetensors: download or write it again"
 
@@ -72,7 +73,7 @@ def read_header(path: Path) -> tuple[dict[str, TensorInfo], dict[str, str]]:
             (length,) = struct.unpack("<Q", file.read(8))
             if length > min(file_bytes - 8, MAX_HEADER_BYTES):
                 raise CheckpointError(
-                    f"{path}: the header claims {length} bytes, the file has {file_bytes - 8} after the length",
+                    f"{path}: the header claims {length} bytes, the file has {file_bytes - 8} for it",
                     _AGAIN,
                 )
             text = file.read(length)

@@ -1,4 +1,4 @@
-"""One streamed pass over a family's files that fills its Gram matrix. Peak memory does not depend on the models.
+"""One streamed pass over a family's files that fills its Gram matrix, in memory that no model's size changes.
 
 A tensor is cut into ranges of whole rows, the same for any number of jobs, any sharding and any memory limit;
 ranges are measured anywhere and added up in order, so the result has the same bits however it was made.
@@ -18,7 +18,7 @@ from threadpoolctl import threadpool_limits
 from heredity.checkpoint import Checkpoint, LowRank, Reader
 from heredity.coverage import Common, Source, cover
 from heredity.errors import CheckpointError, ConfigError, MismatchError
-from heredity.execute import Execution, choose
+from heredity.execute import Execution, Serial, Threads, choose
 from heredity.family import Family
 from heredity.gram import ElementCounts, Gram, TensorGram
 from heredity.kernels.decode import code_of
@@ -154,13 +154,9 @@ def main_dtype(checkpoint: Checkpoint) -> str:
 def measure_range(models: Sequence[Checkpoint], job: Job) -> Partial:
     """Measure one range: read it of every model, multiply, count."""
     k1 = len(models)
-    result = Partial(
-        np.zeros((k1, k1)),
-        np.zeros(k1),
-        *(np.zeros((k1 - 1, k1 - 1), np.int64) for _ in "ba"),
-        np.zeros(k1, np.int64),
-    )
-    with ExitStack() as stack, threadpool_limits(1):
+    both, agree = np.zeros((2, k1 - 1, k1 - 1), np.int64)
+    result = Partial(np.zeros((k1, k1)), np.zeros(k1), both, agree, np.zeros(k1, np.int64))
+    with ExitStack() as stack:
         plan = _Rows(models, job, stack)
         for start in range(job.start, job.stop, job.piece):
             plan.add(start, min(job.stop, start + job.piece))
@@ -171,7 +167,7 @@ def measure_range(models: Sequence[Checkpoint], job: Job) -> Partial:
 
 
 class _Rows:
-    """The models of one range, by how their difference from the reference is had: stored, low rank, or zero."""
+    """The models of one range, by how their difference from the reference is had: stored, low rank, zero."""
 
     def __init__(self, models: Sequence[Checkpoint], job: Job, stack: ExitStack) -> None:
         self.job, self.width = job, int(np.prod(job.tensor.shape[1:], dtype=np.int64))
@@ -275,8 +271,13 @@ class _Rows:
         count_elements(raw, codes, stop - start, rows, changed, negative, self.both, self.agree)
 
 
+def _measure_elsewhere(models: Sequence[Checkpoint], job: Job) -> Partial:
+    with threadpool_limits(1):
+        return measure_range(models, job)
+
+
 def _redo_exactly(models: Sequence[Checkpoint], job: Job, result: Partial) -> None:
-    """Look for NaN and infinity; without them, repeat the products in float64, whose range does not end so soon."""
+    """Count NaN and infinity; without them, repeat the products in float64, whose range is wider."""
     size = job.stop - job.start
     result.products[:], result.sums[:], result.nonfinite[:] = 0, 0, 0
     with ExitStack() as stack:
@@ -301,9 +302,22 @@ def _totals(
     elements: bool,
     progress: Progress | None,
 ) -> Iterator[tuple[Common, Partial]]:
+    with threadpool_limits(1):  # products of factors must not depend on the number of threads
+        yield from _added_up(models, tensors, execution, elements, progress)
+
+
+def _added_up(
+    models: Sequence[Checkpoint],
+    tensors: Sequence[Common],
+    execution: Execution,
+    elements: bool,
+    progress: Progress | None,
+) -> Iterator[tuple[Common, Partial]]:
     jobs = [job for tensor in tensors for job in _ranges(tensor, elements)]
+    here = isinstance(execution, Serial | Threads)
+    task = partial(measure_range if here else _measure_elsewhere, tuple(models))
     total: Partial | None = None
-    for job, part in zip(jobs, execution.map(partial(measure_range, tuple(models)), jobs), strict=True):
+    for job, part in zip(jobs, execution.map(task, jobs), strict=True):
         if total is None:
             total = part
         else:
@@ -328,7 +342,8 @@ def _finished(
     tensor: Common, names: tuple[str, ...], total: Partial, elements: bool
 ) -> tuple[TensorGram, ElementCounts | None]:
     gram = TensorGram(
-        name=tensor.name, shape=tensor.shape, size=tensor.size, members=names, products=total.products, sums=total.sums
+        name=tensor.name, shape=tensor.shape, size=tensor.size, members=names, products=total.products,
+        sums=total.sums
     )  # fmt: skip
     if not elements:
         return gram, None

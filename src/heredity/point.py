@@ -1,6 +1,7 @@
 """A model as a point: coefficients over a family, written as a checkpoint or poured into a live model.
 
-Source: Gueta et al. 2023, regions of weight space; a linear merge, a path, a hull sample and a centroid are points.
+Source: Gueta et al. 2023, regions of weight space; a linear merge, a path, a hull sample and a centroid are
+points.
 """
 
 from collections.abc import Mapping, Sequence
@@ -80,8 +81,8 @@ def weighted(
 ) -> NDArray[np.float32]:
     """Return elements [start, stop) of Σ_i c_i w_i, float32[stop − start], streamed from the files.
 
-    Accumulates in float32, one fused multiply-add per member in the point's order, so the bits depend neither on
-    the range asked for nor on the buffer. Members with a coefficient of exactly 0 are not read.
+    Accumulates in float32, one fused multiply-add per member in the point's order, so the bits depend
+    neither on the range asked for nor on the buffer. Members with a coefficient of exactly 0 are not read.
 
     Args:
         point: coefficients.
@@ -156,6 +157,6 @@ def check_shapes(tensor: str, checkpoints: Sequence[Checkpoint]) -> None:
         first, second = checkpoints[0].info(tensor), other.info(tensor)
         if first.shape != second.shape:
             raise MismatchError(
-                f"tensor {tensor}: {list(first.shape)} in {first.file}, {list(second.shape)} in {second.file}",
+                f"tensor {tensor}: {[*first.shape]} in {first.file}, {[*second.shape]} in {second.file}",
                 "these models do not have one architecture or one vocabulary",
             )

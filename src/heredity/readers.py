@@ -1,12 +1,13 @@
-"""Block reads of one tensor, from its file or from a base with something added, into buffers that are used again.
+"""Block reads of one tensor, from its file or from a base plus something, into buffers used again.
 
-Reads go through `pread`: nothing is mapped, so a file that is cut short while it is read is an error message and
-not a crash, and memory stays at the size of a block.
+Reads go through `pread`: nothing is mapped, so a file that is cut short while it is read is an error message
+and not a crash, and memory stays at the size of a block.
 """
 
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 from typing import Protocol
 
 import numpy as np
@@ -80,7 +81,7 @@ class FileReader:
         if not 0 <= start <= stop <= self.size:
             raise IndexError(f"{self.info.name}: elements {start}…{stop} of {self.size}")
         wanted, offset = (stop - start) * self.item_bytes, self.info.start + start * self.item_bytes
-        target = memoryview(buffer)[:wanted]
+        target = buffer.data[:wanted]
         done = 0
         while done < wanted:
             try:
@@ -118,7 +119,7 @@ class RowsReader:
         rows = self._rows[first:last]
         cuts = [0, *(np.flatnonzero(np.diff(rows) != 1) + 1).tolist(), len(rows)]
         done = 0
-        for low, high in zip(cuts[:-1], cuts[1:], strict=True):  # runs of neighbours are read at once
+        for low, high in pairwise(cuts):  # runs of neighbours are read at once
             if high > low:
                 begin = int(rows[low]) * self._width
                 done += self._reader.read_raw(begin, begin + (high - low) * self._width, buffer[done:])

@@ -15,7 +15,7 @@ from heredity.errors import CheckpointError
 
 
 def vocabulary(checkpoint: Checkpoint) -> dict[str, int] | None:
-    """Return token → row from tokenizer.json, vocab.json or vocab.txt; None if the checkpoint has no such file.
+    """Return token → row from tokenizer.json, vocab.json or vocab.txt; None if there is no such file.
 
     Raises:
         CheckpointError: the file cannot be read.

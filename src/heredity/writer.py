@@ -1,7 +1,7 @@
 """Write a checkpoint as its tensors are produced: constant memory, resumable per shard, whole or not at all.
 
-Shards are hashed while they are written, flushed, and renamed into place; `config.json` comes last, so a folder that
-is not finished cannot be loaded. A journal in the folder lets the same job go on after a crash.
+Shards are hashed while they are written, flushed, and renamed into place; `config.json` comes last, so a
+folder that is not finished cannot be loaded. A journal in the folder lets the same job go on after a crash.
 """
 
 import hashlib
@@ -24,15 +24,16 @@ from heredity.header import DTYPE_BYTES
 
 JOURNAL = ".heredity-journal.jsonl"
 TOKENIZER_FILES = (
-    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json", "vocab.txt",
-    "merges.txt", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "chat_template.jinja",
-    "chat_template.json",
+    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
+    "vocab.json", "vocab.txt", "merges.txt", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model",
+    "chat_template.jinja", "chat_template.json",
 )  # fmt: skip
 _METADATA = {"format": "pt"}
 DTYPE_NAMES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
 _OWN = (
-    "*.safetensors", "*.safetensors.index.json", "pytorch_model*.bin", "pytorch_model.bin.index.json", "config.json",
-    "generation_config.json", "README.md", "heredity.toml", "heredity.lock.json", *TOKENIZER_FILES,
+    "*.safetensors", "*.safetensors.index.json", "pytorch_model*.bin", "pytorch_model.bin.index.json",
+    "config.json", "generation_config.json", "README.md", "heredity.toml", "heredity.lock.json",
+    *TOKENIZER_FILES,
 )  # fmt: skip
 
 
@@ -73,7 +74,7 @@ class Written:
 
 
 Produce = Callable[[Planned], Iterable[NDArray[np.uint8]]]
-"""Yields the bytes of a tensor in order, in pieces of any size; a piece is used up before the next is asked for."""
+"""Yields a tensor's bytes in order, in pieces of any size; each is used up before the next is asked for."""
 
 
 class CheckpointWriter:
@@ -162,7 +163,8 @@ class CheckpointWriter:
         """Complete the folder; return the sha256 of the shards by file name.
 
         Args:
-            donor: whose config.json and generation_config.json are copied; and the tokenizer, unless `tokenizer`.
+            donor: whose config.json and generation_config.json are copied; and the tokenizer, unless
+                `tokenizer`.
             files: further files (card, recipe, lock), by name.
             config: entries that replace the donor's in config.json.
             tokenizer: whose tokenizer files and chat template are copied.
@@ -254,7 +256,7 @@ def write_shard(folder: Path, shard: Shard, produce: Produce) -> Written:
         for tensor in shard.tensors:
             done = 0
             for piece in produce(tensor):
-                view = memoryview(np.ascontiguousarray(piece)).cast("B")
+                view = np.ascontiguousarray(piece).data.cast("B")
                 file.write(view)
                 digest.update(view)
                 done += len(view)
@@ -266,9 +268,14 @@ def write_shard(folder: Path, shard: Shard, produce: Produce) -> Written:
 
 
 def write_checkpoint(
-    out: Path | str, tensors: Mapping[str, tuple[NDArray[Any], str]], *, config: Mapping[str, Any] | None = None,
-    shard_bytes: int = 5_000_000_000, overwrite: bool = False, files: Mapping[str, str | bytes] | None = None,
-) -> Checkpoint:  # fmt: skip
+    out: Path | str,
+    tensors: Mapping[str, tuple[NDArray[Any], str]],
+    *,
+    config: Mapping[str, Any] | None = None,
+    shard_bytes: int = 5_000_000_000,
+    overwrite: bool = False,
+    files: Mapping[str, str | bytes] | None = None,
+) -> Checkpoint:
     """Write arrays in memory as a checkpoint: name → (float32 array, safetensors dtype).
 
     >>> write_checkpoint("tiny", {"w": (np.zeros((2, 3), np.float32), "BF16")})

@@ -1,7 +1,7 @@
 """Decode bf16, fp16, fp8, fp32 and fp64 bytes to float32: one code per format, one loop per code.
 
-Every conversion is exact except from fp64, which rounds to nearest. fp8 follows the OCP formats of safetensors:
-F8_E4M3 is E4M3FN (no infinities, NaN at 0x7f and 0xff), F8_E5M2 is IEEE-like.
+Every conversion is exact except from fp64, which rounds to nearest. fp8 follows the OCP formats of
+safetensors: F8_E4M3 is E4M3FN (no infinities, NaN at 0x7f and 0xff), F8_E5M2 is IEEE-like.
 """
 
 import numpy as np

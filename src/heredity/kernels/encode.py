@@ -11,7 +11,7 @@ ENCODINGS = ("F32", "BF16", "F16")
 
 
 def encode(values: NDArray[np.float32], dtype: str) -> NDArray[np.uint8]:
-    """Return the little-endian bytes of float32[n] values in a safetensors dtype, uint8[n · bytes per element].
+    """Return the little-endian bytes of float32[n] in a safetensors dtype, uint8[n · bytes per element].
 
     A finite value beyond ±65504 becomes an infinity in F16, as IEEE 754 asks: `overflows` counts them.
 

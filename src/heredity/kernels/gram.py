@@ -1,4 +1,4 @@
-"""Inner products of a reference and K differences from it, straight from raw bytes: decode, subtract, multiply.
+"""Inner products of a reference and K differences from it, straight from raw bytes.
 
 Rows are multiplied in register tiles of 4 × 4. Every pair of rows goes through the same instructions in the
 same order, so equal rows give equal bits, a negated row exact negatives, and the order of members changes
@@ -48,7 +48,7 @@ def add_gram(raw, codes, n, first, rows, products, sums, seen):  # type: ignore[
 
 @njit(cache=True, nogil=True)
 def load(raw, codes, start, width, rows):  # type: ignore[no-untyped-def]
-    """Fill rows[:, :width] with the reference and the differences from it, for elements start … start + width."""
+    """Fill rows[:, :width] with the reference and the differences from it, from element `start` on."""
     sizes = (4, 2, 2, 1, 1, 8)
     for r in range(len(codes)):
         target = rows[r, :width]
