@@ -1,0 +1,159 @@
+"""Pearson correlation of all pairs of latents of two SAEs over the same tokens, without the d_sae × d_sae matrix.
+
+r = (Σab − Σa Σb / N) / (‖a − ā‖ ‖b − b̄‖) with zeros counted, from sparse products summed in float64.
+"""
+
+from functools import cached_property
+
+import numba
+import numpy as np
+from jaxtyping import Float64, Int32, Int64
+from msgspec import Struct
+from numpy import ndarray
+
+from heredity.errors import ConfigError
+from heredity.features.codes import Codes
+from heredity.kernels import correlate as kernel
+
+_ROOM = 1 << 16
+
+
+class Candidates(Struct, frozen=True, eq=False):
+    """For each latent of one side, its best partners on the other, by falling r.
+
+    Attributes:
+        latent: [latents, top]; −1 where fewer partners correlate positively.
+        r: [latents, top]; 0 there.
+        joint: [latents, top] tokens on which both fire.
+    """
+
+    latent: Int32[ndarray, "latents top"]
+    r: Float64[ndarray, "latents top"]
+    joint: Int64[ndarray, "latents top"]
+
+
+class Matches(Struct, eq=False, dict=True):
+    """The correlation of two codes, seen from both sides.
+
+    Attributes:
+        forward: partners in b of each latent of a.
+        backward: partners in a of each latent of b.
+        first, second, r: every pair with r ≥ the threshold, in order of (first, second).
+    """
+
+    forward: Candidates
+    backward: Candidates
+    first: Int32[ndarray, " pairs"]
+    second: Int32[ndarray, " pairs"]
+    r: Float64[ndarray, " pairs"]
+    a: Codes
+    b: Codes
+
+    @cached_property
+    def joint(self) -> Int64[ndarray, " pairs"]:
+        """Tokens on which both latents of each listed pair fire."""
+        return _joint(self.a, self.b, identity(self.a.n_tokens), self.first, self.second)
+
+
+def correlate(a: Codes, b: Codes, *, top: int = 8, threshold: float = 0.4) -> Matches:
+    """Correlate every latent of a with every latent of b.
+
+    Args:
+        a, b: codes over the same stream.
+        top: partners kept per latent, on each side.
+        threshold: every pair at or above it is listed as well.
+
+    Raises:
+        MismatchError: the codes are over different streams.
+        ConfigError: `top` or `threshold` is out of range.
+    """
+    if top < 1 or not 0 < threshold <= 1:
+        raise ConfigError(f"top {top}, threshold {threshold}: out of range", "top ≥ 1, 0 < threshold ≤ 1")
+    a.check_same_tokens(b)
+    rows, same = np.arange(a.d_sae), identity(a.n_tokens)
+    forward, backward, first, second, r = _top(a, b, rows, same, top, threshold)
+    own = np.repeat(np.arange(a.d_sae), top)
+    other = np.repeat(np.arange(b.d_sae), top)
+    return Matches(
+        Candidates(*forward, _joint(a, b, same, own, forward[0].ravel()).reshape(forward[0].shape)),
+        Candidates(*backward, _joint(b, a, same, other, backward[0].ravel()).reshape(backward[0].shape)),
+        first, second, r, a, b,
+    )  # fmt: skip
+
+
+def best_against(
+    a: Codes,
+    b: Codes,
+    rows: Int64[ndarray, " rows"],
+    b_row: Int32[ndarray, " tokens"],
+    *,
+    top: int,
+    min_joint: int,
+    least: float,
+) -> tuple[Float64[ndarray, " rows"], Float64[ndarray, " rows"]]:
+    """Return the best r of some latents of a against b with its tokens rearranged, with and without a condition.
+
+    Args:
+        a, b: codes over streams of equal length.
+        rows: latents of a.
+        b_row: which token of b stands beside each token of a.
+        top: candidates considered.
+        min_joint: joint firings of a match.
+        least: joint firings are counted only for candidates with at least this r.
+
+    Returns:
+        the best r, and the best r of a candidate with enough joint firings; 0 where there is none.
+    """
+    (latent, r), *_ = _top(a, b, rows, b_row, top, 2.0)
+    worth = np.where(r >= least, latent, -1)
+    joint = _joint(a, b, b_row, np.repeat(rows, top), worth.ravel()).reshape(r.shape)
+    return r[:, 0], np.where(joint >= min_joint, r, 0.0).max(axis=1)
+
+
+def identity(n_tokens: int) -> Int32[ndarray, " tokens"]:
+    """Return the arrangement in which every token stands beside itself."""
+    return np.arange(n_tokens, dtype=np.int32)
+
+
+_Pair = tuple[Int32[ndarray, "latents top"], Float64[ndarray, "latents top"]]
+
+
+def _top(
+    a: Codes, b: Codes, rows: ndarray, b_row: ndarray, top: int, threshold: float
+) -> tuple[_Pair, _Pair, ndarray, ndarray, ndarray]:
+    parts = numba.get_num_threads()
+    room = _ROOM if threshold <= 1 else 1
+    while True:
+        row_latent, row_r = np.full((len(rows), top), -1, np.int32), np.zeros((len(rows), top))
+        column_latent, column_r = (
+            np.full((parts, b.d_sae, top), -1, np.int32),
+            np.zeros((parts, b.d_sae, top)),
+        )
+        pairs, pair_r = np.empty((parts, room, 2), np.int32), np.empty((parts, room))
+        n_pairs = np.zeros(parts, np.int64)
+        kernel.top_matches(
+            rows, parts,
+            a.starts, a.tokens, a.values_by_latent, a.sums, a.inverse_norms,
+            b_row, b.indptr, b.latents, b.values, b.sums / b.n_tokens, b.inverse_norms,
+            row_latent, row_r, column_latent, column_r, threshold, pairs, pair_r, n_pairs,
+        )  # fmt: skip
+        if n_pairs.max() <= room:
+            break
+        room = int(n_pairs.max())
+    kernel.merge_columns(column_latent, column_r)
+    kept = [slice(0, n) for n in n_pairs]
+    pair = np.concatenate([p[s] for p, s in zip(pairs, kept, strict=True)])
+    score = np.concatenate([p[s] for p, s in zip(pair_r, kept, strict=True)])
+    order = np.lexsort((pair[:, 1], pair[:, 0]))
+    return (
+        (row_latent, row_r), (column_latent[0], column_r[0]), pair[order, 0], pair[order, 1], score[order],
+    )  # fmt: skip
+
+
+def _joint(a: Codes, b: Codes, b_row: ndarray, first: ndarray, second: ndarray) -> Int64[ndarray, " pairs"]:
+    out = np.zeros(len(first), np.int64)
+    kernel.joint_firings(
+        first.astype(np.int64), second.astype(np.int64), a.n_tokens,
+        a.starts, a.tokens, b_row, b.starts, b.tokens, out,
+    )  # fmt: skip
+    return out

@@ -1,0 +1,256 @@
+"""The lineage of a family's features: what persists on every edge, against its floor and its ceiling.
+
+heritability = (persist − floor) / (ceiling − floor). Persistence averages the pairs of seeds across the edge; the
+ceiling is the geometric mean of the two ends' seed-to-seed shares. The interval resamples documents and seeds
+(floor: its shifts), everything together, so that what the three have in common cancels. No ratio is given when the
+interval of ceiling − floor includes 0.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
+
+import numpy as np
+import polars as pl
+from jaxtyping import Float64
+from msgspec import Struct
+from numpy import ndarray
+
+from heredity.corpora.tokens import TokenStream
+from heredity.errors import ConfigError
+from heredity.features.codes import Codes
+from heredity.features.nulls import Floor, floor
+from heredity.features.resample import Documents, Resampler, Totals
+from heredity.features.verdicts import Comparison, Side, Tracking, compare
+from heredity.seeds import generator
+
+Edge = tuple[str, str]
+_FEW_DOCUMENTS = 10
+_L0_RATIO = 1.2
+
+
+class Ceiling(Struct, frozen=True, eq=False):
+    """How much of one member's SAE a second seed finds again.
+
+    Attributes:
+        curve: share, for each τ of the grid.
+        resampled: the same in each resample of documents and seeds [resamples, taus].
+        r: best r of every eligible latent, all pairs of seeds in both directions.
+    """
+
+    curve: Float64[ndarray, " taus"]
+    resampled: Float64[ndarray, "resamples taus"]
+    r: Float64[ndarray, " n"]
+
+
+class EdgeResult(Struct, eq=False, dict=True):
+    """Everything measured on one edge.
+
+    Attributes:
+        parent, child: names.
+        comparisons: one per pair of seeds, in the order of `pairs`.
+        pairs: (seed index of the parent, of the child).
+        persist: resampled share that persists [resamples, taus].
+        floor: by chance.
+        ceiling: geometric mean of the two ends' [taus], and resampled [resamples, taus]; none with one seed.
+    """
+
+    parent: str
+    child: str
+    comparisons: list[Comparison]
+    pairs: list[tuple[int, int]]
+    persist: Float64[ndarray, "resamples taus"]
+    floor: Floor
+    floor_resampled: Float64[ndarray, "resamples taus"]
+    ceiling: tuple[Float64[ndarray, " taus"], Float64[ndarray, "resamples taus"]] | None
+
+    @cached_property
+    def persist_curve(self) -> Float64[ndarray, " taus"]:
+        """Share that persists at each τ, mean over the pairs of seeds."""
+        return np.mean([c.parent.curve for c in self.comparisons], axis=0)
+
+    def heritability(self, at: int) -> tuple[float | None, float | None, float | None]:
+        """Return heritability and its 95 % interval at one place of the τ grid; None without a usable ceiling."""
+        if self.ceiling is None:
+            return None, None, None
+        ceiling, resampled = self.ceiling
+        room = resampled[:, at] - self.floor_resampled[:, at]
+        if np.percentile(room, 2.5) <= 0:
+            return None, None, None
+        ratio = (self.persist[:, at] - self.floor_resampled[:, at]) / room
+        low, high = np.percentile(ratio[room > 0], [2.5, 97.5])
+        chance = self.floor.mean[at]
+        return float((self.persist_curve[at] - chance) / (ceiling[at] - chance)), float(low), float(high)
+
+
+class Lineage:
+    """A family's codes, compared along its edges.
+
+    Attributes:
+        members: codes of every member, one per seed.
+        edges: (parent, child), in the order given.
+        warnings: what a reader must know beside the numbers.
+    """
+
+    def __init__(
+        self,
+        members: Mapping[str, Sequence[Codes]],
+        edges: Sequence[Edge],
+        stream: TokenStream,
+        settings: Tracking,
+        *,
+        seed: int,
+        progress: Callable[[str], None] | None = None,
+    ) -> None:
+        """Prepare; every comparison is made when it is first asked for, and kept.
+
+        Args:
+            members: codes over `stream`, at least one seed each, two for a ceiling.
+            edges: (parent, child).
+            stream: the shared tokens.
+            settings: τ and the rest.
+            seed: of shifts and resamples.
+            progress: called with a line before each comparison.
+
+        Raises:
+            MismatchError: codes over different streams.
+            ConfigError: an edge names no member, or a member has no codes.
+        """
+        for name in (end for edge in edges for end in edge):
+            if not members.get(name):
+                raise ConfigError(
+                    f"edge with {name!r}: no codes of that member", "train and encode its SAEs first"
+                )
+        one = next(iter(members.values()))[0]
+        for codes in members.values():
+            for other in codes:
+                one.check_same_tokens(other)
+        self.members = {name: list(codes) for name, codes in members.items()}
+        self.edges, self.settings, self.seed = list(edges), settings, seed
+        self.documents = Documents.of(stream)
+        self.resampler = Resampler(self.documents, resamples=settings.resamples, seed=seed)
+        self._progress = progress or (lambda _: None)
+        self._totals: dict[tuple[str, int], Totals] = {}
+        self._comparisons: dict[tuple[str, int, str, int], Comparison] = {}
+        self._ceilings: dict[str, Ceiling | None] = {}
+        self._results: dict[Edge, EdgeResult] = {}
+        self.warnings = self._warn()
+
+    def parents(self, member: str) -> list[str]:
+        """Return a member's parents, in the order of the edges."""
+        return [parent for parent, child in self.edges if child == member]
+
+    @property
+    def root(self) -> str:
+        """The first member without a parent."""
+        return next(name for name in self.members if not self.parents(name))
+
+    def comparison(self, parent: str, s: int, child: str, t: int) -> Comparison:
+        """Compare one seed of a member with one of another (or of the same)."""
+        key = (parent, s, child, t)
+        if key not in self._comparisons:
+            self._progress(f"{parent} seed {s} against {child} seed {t}")
+            a, b = self.members[parent][s], self.members[child][t]
+            self._comparisons[key] = compare(
+                a, b, self._total(parent, s), self._total(child, t), self.resampler, self.settings
+            )
+        return self._comparisons[key]
+
+    def comparisons(self, parent: str, child: str) -> list[Comparison]:
+        """Compare every seed of one member with every seed of another."""
+        return [self.comparison(parent, s, child, t) for s, t in self.pairs(parent, child)]
+
+    def pairs(self, parent: str, child: str) -> list[tuple[int, int]]:
+        """Return every (seed of the parent, seed of the child)."""
+        return [(s, t) for s in range(len(self.members[parent])) for t in range(len(self.members[child]))]
+
+    def ceiling(self, member: str) -> Ceiling | None:
+        """Compare a member's SAEs with each other; None for a single seed."""
+        if member not in self._ceilings:
+            self._ceilings[member] = self._measure_ceiling(member)
+        return self._ceilings[member]
+
+    def result(self, parent: str, child: str) -> EdgeResult:
+        """Measure one edge."""
+        edge = parent, child
+        if edge not in self._results:
+            self._results[edge] = self._measure(parent, child)
+        return self._results[edge]
+
+    def results(self) -> list[EdgeResult]:
+        """Measure every edge."""
+        return [self.result(*edge) for edge in self.edges]
+
+    def _total(self, member: str, s: int) -> Totals:
+        if (member, s) not in self._totals:
+            self._totals[member, s] = self.resampler.totals(self.members[member][s])
+        return self._totals[member, s]
+
+    def _measure(self, parent: str, child: str) -> EdgeResult:
+        comparisons, pairs = self.comparisons(parent, child), self.pairs(parent, child)
+        of_parent, of_child = self._seed_draws(parent), self._seed_draws(child)
+        weight = np.array([of_parent[:, s] * of_child[:, t] for s, t in pairs]).T
+        persist = _weighted([c.parent.bounds.shares for c in comparisons], weight)
+        self._progress(f"{parent} → {child}: floor")
+        chance = floor(
+            self.members[parent], self.members[child], self.documents, self.settings, seed=self.seed,
+            name=f"{parent}/{child}",
+        )  # fmt: skip
+        draw = generator(self.seed, "resample shifts", parent, child)
+        picked = draw.integers(0, len(chance.curves), (self.settings.resamples, len(chance.curves)))
+        ends = self.ceiling(parent), self.ceiling(child)
+        ceiling = None
+        if ends[0] is not None and ends[1] is not None:
+            ceiling = np.sqrt(ends[0].curve * ends[1].curve), np.sqrt(ends[0].resampled * ends[1].resampled)
+        return EdgeResult(
+            parent, child, comparisons, pairs, persist, chance, chance.curves[picked].mean(axis=1), ceiling
+        )
+
+    def _measure_ceiling(self, member: str) -> Ceiling | None:
+        n = len(self.members[member])
+        if n < 2:
+            return None
+        pairs = [(s, t) for s in range(n) for t in range(s + 1, n)]
+        sides: list[Side] = []
+        for s, t in pairs:
+            both = self.comparison(member, s, member, t)
+            sides += [both.parent, both.child]
+        draws = self._seed_draws(member)
+        weight = np.array([draws[:, s] * draws[:, t] for s, t in pairs for _ in range(2)]).T
+        weight[weight.sum(axis=1) == 0] = (
+            1  # one seed drawn throughout has no second to compare with: take all
+        )
+        return Ceiling(
+            np.mean([side.curve for side in sides], axis=0),
+            _weighted([side.bounds.shares for side in sides], weight),
+            np.concatenate([side.best_r[side.eligible] for side in sides]),
+        )
+
+    def _seed_draws(self, member: str) -> Float64[ndarray, "resamples seeds"]:
+        n = len(self.members[member])
+        draw = generator(self.seed, "resample seeds", member)
+        return draw.multinomial(n, np.full(n, 1 / n), size=self.settings.resamples).astype(np.float64)
+
+    def _warn(self) -> list[str]:
+        lines = []
+        for name, n in self.documents.in_domain().items():
+            if n < _FEW_DOCUMENTS:
+                lines.append(
+                    f"{name} has only {n} documents in the stream: its part of every interval is a guess"
+                )
+        if any(len(codes) == 2 for codes in self.members.values()):
+            lines.append("two seeds per member: the intervals are conditional on these SAEs")
+        if any(len(codes) == 1 for codes in self.members.values()):
+            lines.append("a member has one SAE only: edges with it have no ceiling and no heritability")
+        for parent, child in self.edges:
+            a, b = (float(np.mean([c.l0 for c in self.members[m]])) for m in (parent, child))
+            if max(a, b) > _L0_RATIO * min(a, b):
+                lines.append(
+                    f"{parent} → {child}: L0 {a:.1f} and {b:.1f} differ by more than 20 %, compare with care"
+                )
+        return lines
+
+
+def _weighted(shares: list[ndarray], weight: ndarray) -> Float64[ndarray, "resamples taus"]:
+    """Average [pairs][resamples, taus] with one weight per resample and pair."""
+    mean: Float64[ndarray, "resamples taus"] = np.einsum("prt,rp->rt", np.stack(shares), weight)
+    return mean / weight.sum(axis=1, keepdims=True)

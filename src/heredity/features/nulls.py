@@ -1,0 +1,118 @@
+"""What persistence is to be measured against: a floor by chance, a ceiling by a second look at the same model.
+
+Floor: the child's codes are shifted within each domain by a random multiple of the context length, which keeps the
+domains, the rhythm of positions and every latent's own pattern, and breaks only what the two SAEs share token by
+token. Each shift takes the next pair of seeds in turn, and a fresh keyed draw of the eligible latents
+(`floor_share`): over 20 shifts every latent is expected to be measured several times; the sampling error is stated.
+Ceiling: two SAEs of one model from independent seeds, as if one were the child of the other.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Bool, Float64, Int32, Int64
+from msgspec import Struct
+from numpy import ndarray
+
+from heredity.errors import StoreError
+from heredity.features.codes import Codes
+from heredity.features.correlate import best_against
+from heredity.features.resample import Documents
+from heredity.features.verdicts import Tracking, eligible, matched_curve
+from heredity.seeds import generator
+
+
+class Floor(Struct, frozen=True, eq=False):
+    """Shares matched by chance.
+
+    Attributes:
+        curves: share matched at each τ of the grid, per shift [shifts, taus].
+        r: the best r of every latent measured, over all shifts.
+    """
+
+    curves: Float64[ndarray, "shifts taus"]
+    r: Float64[ndarray, " n"]
+
+    @property
+    def mean(self) -> Float64[ndarray, " taus"]:
+        """Mean share over the shifts."""
+        mean: Float64[ndarray, " taus"] = self.curves.mean(axis=0)
+        return mean
+
+    @property
+    def p95(self) -> Float64[ndarray, " taus"]:
+        """95th percentile over the shifts."""
+        high: Float64[ndarray, " taus"] = np.percentile(self.curves, 95, axis=0)
+        return high
+
+    @property
+    def error(self) -> Float64[ndarray, " taus"]:
+        """Standard error of the mean: shifts, seeds and the draw of latents together."""
+        spread: Float64[ndarray, " taus"] = self.curves.std(axis=0, ddof=1) / np.sqrt(len(self.curves))
+        return spread
+
+
+def floor(
+    left: Sequence[Codes],
+    right: Sequence[Codes],
+    documents: Documents,
+    settings: Tracking,
+    *,
+    seed: int,
+    name: str,
+) -> Floor:
+    """Measure how many latents of the left find a match in the right once the right is shifted.
+
+    Args:
+        left, right: one SAE's codes per seed.
+        documents: of the stream.
+        settings: τ grid, shifts, share of the latents per shift.
+        seed, name: key of the draws.
+
+    Raises:
+        StoreError: a domain is too short to be shifted.
+    """
+    pairs = [(a, b) for a in left for b in right]
+    curves, seen = [], []
+    for shift in range(settings.shifts):
+        a, b = pairs[shift % len(pairs)]
+        draw = generator(seed, "floor", name, shift)
+        rows = sampled(eligible(a, settings), settings.floor_share, draw)
+        r, match_r = best_against(
+            a, b, rows, shifted(documents, a.meta.context, draw),
+            top=settings.top, min_joint=settings.min_joint, least=float(settings.taus[0]),
+        )  # fmt: skip
+        curves.append(matched_curve(match_r, settings))
+        seen.append(r)
+    return Floor(np.array(curves), np.concatenate(seen))
+
+
+def sampled(
+    can: Bool[ndarray, " latents"], share: float, draw: np.random.Generator
+) -> Int64[ndarray, " rows"]:
+    """Draw a share of the marked latents, at least one where there are any, in rising order."""
+    names = np.flatnonzero(can)
+    n = min(len(names), max(1, round(share * len(names))))
+    return np.sort(draw.permutation(names)[:n])
+
+
+def shifted(documents: Documents, context: int, draw: np.random.Generator) -> Int32[ndarray, " tokens"]:
+    """Return which token stands beside each one after a shift within every domain.
+
+    Raises:
+        StoreError: a domain has fewer than two contexts.
+    """
+    domain = documents.domain[documents.of_token]
+    out = np.arange(len(domain), dtype=np.int32)
+    edges = np.flatnonzero(np.diff(domain)) + 1
+    for start, stop in zip([0, *edges], [*edges, len(domain)], strict=True):
+        blocks = (stop - start) // context
+        if blocks < 2:
+            raise StoreError(
+                f"domain {documents.domains[domain[start]]!r} has {blocks} contexts of {context} tokens: "
+                "nothing to shift it by",
+                "give the comparison more tokens of it",
+            )
+        offset = int(draw.integers(1, blocks)) * context
+        out[start:stop] = start + (np.arange(stop - start) + offset) % (stop - start)
+    return out
