@@ -105,7 +105,7 @@ def _below_top(name: str) -> str:
 
 def _refuse_escape(name: str, archive: Path) -> None:
     parts = PurePosixPath(name.replace("\\", "/"))
-    if parts.is_absolute() or ".." in parts.parts or "\0" in name or ":" in parts.parts[:1]:
+    if parts.is_absolute() or ".." in parts.parts or "\0" in name or name[1:2] == ":":
         raise CorpusError(f"{archive}: member {name!r} leads out of the archive", "do not use this archive")
 
 

@@ -45,10 +45,10 @@ class Copy(Struct, frozen=True):
 
 
 def find_copies(documents: Sequence[Document], *, seed: int) -> list[Copy]:
-    """Find the documents to drop so that no two of the rest are copies of each other, sorted by key.
+    """Find the documents to drop so that no two of the rest are copies, sorted by key.
 
-    Of two copies the one with more distinct shingles is kept, as it is the more complete; equals are decided by
-    a keyed hash. The result does not depend on the order of the documents.
+    Of two copies the one with more distinct shingles is kept, as it is the more complete; equals are decided
+    by a keyed hash. The result does not depend on the order of the documents.
     """
     ordered = keyed_order(list(documents), seed, "copies")
     first: dict[bytes, Document] = {}
@@ -89,13 +89,12 @@ def skeleton(word: str) -> str:
     >>> [skeleton(w) for w in ("love", "loue", "Iudge", "judge", "onely", "only", "musick", "music", "I")]
     ['l', 'l', 'dg', 'dg', 'nl', 'nl', 'msk', 'msk', '']
     """
-    return _DOUBLED.sub(r"\1", _CONSONANTS.sub("", word.casefold()).replace("ph", "f").translate(_SAME_SOUND))
+    plain = word.casefold().replace("ph", "f").translate(_SAME_SOUND)
+    return _DOUBLED.sub(r"\1", _FICKLE.sub("", plain))
 
 
 _WORD = re.compile(r"[^\W_]+")
-_CONSONANTS = re.compile(
-    r"[aeiouyjvwh]"
-)  # u for v, i for j, a silent e or h: these change from press to press
+_FICKLE = re.compile(r"[aeiouyjvwh]")  # u for v, i for j, a silent e or h: no two presses agree on them
 _SAME_SOUND = str.maketrans("cqz", "kks")
 _DOUBLED = re.compile(r"(.)\1+")
 

@@ -4,11 +4,16 @@ import re
 from collections.abc import Iterable
 from functools import lru_cache
 
+from heredity.errors import ConfigError
+
 _PIECES = re.compile(r"\*\*/|\*\*|\*|\?|\[!?[^\]/]+\]|.", re.DOTALL)
 
 
 def matches(path: str, pattern: str) -> bool:
     """Say whether a whole path matches a glob.
+
+    Raises:
+        ConfigError: a range in brackets that runs backwards.
 
     >>> matches("a/b/c.lua", "a/**/*.lua"), matches("a/c.lua", "a/**/*.lua"), matches("a/b/c.lua", "a/*.lua")
     (True, True, False)
@@ -33,7 +38,10 @@ def fixed_folder(pattern: str) -> str:
 
 @lru_cache(maxsize=256)
 def _compiled(pattern: str) -> re.Pattern[str]:
-    return re.compile("".join(_translate(piece) for piece in _PIECES.findall(pattern)))
+    try:
+        return re.compile("".join(_translate(piece) for piece in _PIECES.findall(pattern)))
+    except re.error:
+        raise ConfigError(f"glob {pattern!r} cannot be used", "check the ranges in its [brackets]") from None
 
 
 def _translate(piece: str) -> str:
@@ -46,6 +54,7 @@ def _translate(piece: str) -> str:
     if piece == "?":
         return r"[^/]"
     if len(piece) > 1 and piece[0] == "[":
-        inside = piece[1:-1].replace("\\", r"\\")
-        return "[^/" + inside[1:] + "]" if inside[0] == "!" else f"[{inside}]"
+        negated = piece[1] == "!"
+        inside = "".join(c if c == "-" else re.escape(c) for c in piece[1 + negated : -1])
+        return f"[^/{inside}]" if negated else f"[{inside}]"
     return re.escape(piece)

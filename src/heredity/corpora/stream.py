@@ -160,7 +160,8 @@ class TokenStream:
         """Write the stream's folder, whole or not at all; `source_digest` tells later what it was made of."""
         meta = {
             "format": FORMAT, "context": self.context, "domains": list(self.domains),
-            "n_tokens": self.n_tokens, "n_documents": len(self.documents), "dtype": self.tokens.dtype.str, "digest": self.digest,
+            "n_tokens": self.n_tokens, "n_documents": len(self.documents),
+            "dtype": self.tokens.dtype.str, "digest": self.digest,
             "tokenizer_sha256": self.tokenizer_sha256, "source_digest": source_digest,
         }  # fmt: skip
         with replacing_folder(path) as temporary:

@@ -13,8 +13,8 @@ from numpy import ndarray
 
 from heredity.corpora.documents import Document, keyed_order
 from heredity.corpora.files import refuse_other_files
-from heredity.corpora.tokenizer import EOS, open_tokenizer, sha256_of
 from heredity.corpora.stream import FILES, FORMAT, TokenStream, numbered
+from heredity.corpora.tokenizer import EOS, open_tokenizer, sha256_of
 from heredity.errors import ConfigError, CorpusError, StoreError
 
 __all__ = ["TokenStream", "write_stream"]
