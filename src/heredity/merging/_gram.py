@@ -1,53 +1,38 @@
-"""Pass 1 of a merge: the Gram matrix of one tensor of the inputs, right before its pass 2 finds it in the cache."""
+"""Pass 1 of a merge: the Gram matrix of one tensor, right before its pass 2 finds the inputs in the page cache."""
 
 from collections.abc import Sequence
-from contextlib import ExitStack
 
 import msgspec
 import numpy as np
 
 from heredity.checkpoint import Checkpoint
+from heredity.coverage import Common, Source
 from heredity.errors import CheckpointError
 from heredity.gram import TensorGram
-from heredity.kernels.decode import code_of
-from heredity.kernels.gram import CHUNK, TILE, add_gram
-
-_BUFFER_BYTES = 32 << 20
+from heredity.measure import PIECE, RANGE, Job, measure_range
 
 
 def measure(inputs: Sequence[Checkpoint], name: str) -> TensorGram:
     """Return the Gram matrix of a tensor, the first input as reference; one streamed read of every input.
 
     Raises:
-        CheckpointError: a weight is NaN or infinite; naming the input.
+        CheckpointError: a weight is NaN or infinite; naming the file.
     """
-    infos = [checkpoint.info(name) for checkpoint in inputs]
-    padded = -(-len(inputs) // TILE) * TILE
-    codes = np.array([code_of(info.dtype) for info in infos], np.int64)
-    rows = np.zeros((padded, CHUNK), np.float32)
-    products, sums = np.zeros((padded, padded)), np.zeros(padded)
-    seen = np.zeros(padded, np.uint32)
-    size, widest = infos[0].size, max(info.item_bytes for info in infos)
-    step = max(CHUNK, min(1 << 18, _BUFFER_BYTES // (widest * len(inputs))) // CHUNK * CHUNK)
-    raw = np.empty((len(inputs), min(step, max(size, 1)) * widest + 8 & ~7), np.uint8)
-    with ExitStack() as stack:
-        readers = [stack.enter_context(checkpoint.reading(name)) for checkpoint in inputs]
-        for start in range(0, size, step):
-            stop = min(size, start + step)
-            for reader, row in zip(readers, raw, strict=True):
-                reader.read_raw(start, stop, row)
-            add_gram(raw, codes, stop - start, 0, rows, products, sums, seen)
-    count = len(inputs)
-    upper = np.triu(products[:count, :count])
-    if not np.isfinite(upper).all():
-        bad = inputs[int(np.argmin(np.isfinite(np.diagonal(upper))))]
-        raise CheckpointError(
-            f"{bad.path}: tensor {name} holds NaN or infinity", "mend or leave out this checkpoint"
-        )
-    return TensorGram(
-        name=name, shape=infos[0].shape, size=size, members=tuple(c.name for c in inputs[1:]),
-        products=upper + np.triu(upper, 1).T, sums=sums[:count],
-    )  # fmt: skip
+    info, count = inputs[0].info(name), len(inputs)
+    tensor = Common(name, info.shape, (Source(name),) * count)
+    width = max(1, int(np.prod(info.shape[1:], dtype=np.int64)))
+    step, piece = max(1, RANGE // width) * width, max(1, PIECE // width) * width
+    products, sums = np.zeros((count, count)), np.zeros(count)
+    for start in range(0, info.size, step):
+        part = measure_range(inputs, Job(tensor, start, min(info.size, start + step), piece, False))
+        if part.nonfinite.any():
+            bad = inputs[int(np.argmax(part.nonfinite > 0))].info(name)
+            raise CheckpointError(
+                f"{bad.file}: tensor {bad.name} holds NaN or infinity", "mend or leave out this checkpoint"
+            )
+        products += part.products
+        sums += part.sums
+    return msgspec.structs.replace(unmeasured(inputs, name), products=products, sums=sums)
 
 
 def unmeasured(inputs: Sequence[Checkpoint], name: str) -> TensorGram:
@@ -60,8 +45,7 @@ def unmeasured(inputs: Sequence[Checkpoint], name: str) -> TensorGram:
 
 
 def from_origin(gram: TensorGram) -> TensorGram:
-    """Return the Gram of the same vectors with the zero tensor as reference, so that task vectors are the weights."""
+    """Return the Gram of the same vectors about the zero tensor: their differences from it are themselves."""
     raw, sums = gram.raw(), gram.raw_sums()
-    return msgspec.structs.replace(
-        gram, members=("reference", *gram.members), products=np.pad(raw, (1, 0)), sums=np.pad(sums, (1, 0))
-    )
+    members = ("reference", *gram.members)
+    return msgspec.structs.replace(gram, members=members, products=np.pad(raw, (1, 0)), sums=np.pad(sums, (1, 0)))

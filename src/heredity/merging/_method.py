@@ -8,7 +8,7 @@ data        statistics of text (input Grams, Fisher information) decide
 
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
-from typing import Any, ClassVar, Literal, NamedTuple, Protocol, TypeAlias
+from typing import Any, ClassVar, Literal, NamedTuple, Protocol, TypeAlias, get_type_hints
 
 import numpy as np
 from jaxtyping import Float, Float32, Float64
@@ -138,3 +138,10 @@ class DataMethod(Method, frozen=True, kw_only=True):
             statistics: an open statistics file for every model.
             transposed: whether the layer keeps its weight as [in, out] (GPT-2's Conv1D).
         """
+
+
+def per_model_fields(kind: type[Method]) -> tuple[str, ...]:
+    """Return the recipe's names of the fields that may differ between models."""
+    hints = get_type_hints(kind)
+    pairs = zip(kind.__struct_fields__, kind.__struct_encode_fields__, strict=True)
+    return tuple(key for field, key in pairs if hints[field] == PerModel)

@@ -16,11 +16,11 @@ from numpy import ndarray
 
 from heredity import __version__
 from heredity.atomic import write_text
+from heredity.card import write_card
 from heredity.checkpoint import Checkpoint
+from heredity.digests import FileState, known_sha256, sha256_of, state
 from heredity.errors import CheckpointError, DiskFullError
 from heredity.kernels.encode import encode
-from heredity.merging import card
-from heredity.merging.fingerprints import fingerprint, known_sha256
 from heredity.merging.plan import Plan, output_dtype
 from heredity.run import to_toml
 from heredity.writer import CheckpointWriter, Planned, Shard, write_shard
@@ -78,10 +78,10 @@ def save(
         DiskFullError: there is not enough room.
     """
     inputs = _inputs(plan)
-    before = {str(file): fingerprint(file) for checkpoint in inputs for file in checkpoint.files}
+    before = {file: state(file) for checkpoint in inputs for file in checkpoint.files}
     tensors = planned_tensors(plan, dtype)
     _check_room(out, sum(t.nbytes for t in tensors), resume)
-    job = _digest({"recipe": recipe, "seed": seed, "inputs": before, "version": __version__})
+    job = _digest({"recipe": recipe, "seed": seed, "inputs": _identity(before), "version": __version__})
     writer = CheckpointWriter.open(
         out, tensors, job=job, shard_bytes=shard_bytes, resume=resume, overwrite=overwrite
     )
@@ -108,7 +108,7 @@ def save(
     files = {
         LOCK: json.dumps(lock, indent=1) + "\n",
         RECIPE: to_toml(recipe),
-        "README.md": card.text(out.name, lock),
+        "README.md": _card(out.name, lock),
     }
     writer.finish(donor=donor, files=files, config=config, tokenizer=tokenizer)
     for shard in writer.shards:
@@ -156,21 +156,35 @@ def _check_room(out: Path, needed_bytes: int, resume: bool) -> None:
         )
 
 
-def _refuse_changed(before: Mapping[str, Any]) -> None:
+def _refuse_changed(before: Mapping[Path, FileState]) -> None:
     for file, known in before.items():
-        if fingerprint(Path(file)) != known:
-            raise CheckpointError(
-                f"{file}: changed while it was merged",
-                "leave the inputs alone and merge again with --overwrite",
-            )
+        if not state(file).same_as(known):
+            hint = "leave the inputs alone and merge again with --overwrite"
+            raise CheckpointError(f"{file}: changed while it was merged", hint)
+
+
+def _identity(states: Mapping[Path, FileState]) -> list[list[Any]]:
+    """Return what must be the same for a merge to go on; not the hashes, which may become known in between."""
+    return [[str(file), s.nbytes, s.mtime_ns, s.inode] for file, s in states.items()]
 
 
 def _input_record(checkpoint: Checkpoint, hash_now: bool) -> dict[str, Any]:
-    files = {
-        f.name: {"bytes": f.stat().st_size, "sha256": known_sha256(f, compute=hash_now)}
-        for f in checkpoint.files
-    }
+    digest = sha256_of if hash_now else known_sha256
+    files = {f.name: {"bytes": f.stat().st_size, "sha256": digest(f)} for f in checkpoint.files}
     return {"name": checkpoint.name, "path": str(checkpoint.path), "files": files}
+
+
+def _card(name: str, lock: Mapping[str, Any]) -> str:
+    inputs = [entry["name"] for entry in lock["inputs"]]
+    listed = ", ".join(f"`{entry}`" for entry in inputs)
+    body = [f"A merge of {listed} by `{lock['recipe']['merge']['method']}`, with heredity {lock['heredity']}.", ""]
+    body += [f"Configuration and tokenizer come from `{lock['donor']}`.", "", "## Recipe", ""]
+    body += ["```toml", to_toml(lock["recipe"]).strip(), "```", ""]
+    if lock["notes"]:
+        body += ["## Notes", "", *(f"- {note}" for note in lock["notes"]), ""]
+    body += ["`heredity.lock.json` has the hashes of all files and what was done to every tensor;"]
+    body += ["`heredity verify` checks them."]
+    return write_card(name, "\n".join(body), base_models=inputs)
 
 
 def _facts_file(folder: Path, shard: Shard) -> Path:
