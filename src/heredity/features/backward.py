@@ -1,11 +1,11 @@
 """The loss of an SAE and its gradients, written by hand; equal to autograd's.
 
-With B tokens of width d, error e = x̂ − x, codes f, and for revival the residual −e explained by dead latents (ê):
+With B tokens of width d, error e = x̂ − x, codes f, and ê what dead latents make of the residual −e:
 
     loss = (Σ‖e‖² + penalty · Σ f + AUX · Σ‖ê + e‖²) / (B d)
 
-The residual counts as a constant, as in Gao et al. 2024, A.2. Two paths, one result: sparse (CPU: decode by gather,
-weight gradients as sparse × dense products) and dense (any device; also where many latents fire).
+The residual counts as a constant, as in Gao et al. 2024, A.2. Two paths, one result: sparse (CPU: decode by
+gather, weight gradients as sparse × dense products) and dense (any device; also where many latents fire).
 """
 
 import numpy as np
@@ -90,8 +90,8 @@ def add_gradients(
 
 
 def _sparse(
-    variant: Variant, p: Parameters, x: Tensor, centred: Tensor, pre: Tensor, gradients: Parameters, penalty: float,
-    dead: Bool[ndarray, " d_sae"] | None,
+    variant: Variant, p: Parameters, x: Tensor, centred: Tensor, pre: Tensor, gradients: Parameters,
+    penalty: float, dead: Bool[ndarray, " d_sae"] | None,
 ) -> Step:  # fmt: skip
     size = x.numel()
     codes = variant.activate(pre.numpy())
@@ -112,7 +112,7 @@ def _sparse(
 def _revive(
     k: int, p: Parameters, centred: Tensor, pre: Tensor, error: ndarray, gradients: Parameters, dead: ndarray
 ) -> float:
-    """Let the best k dead latents of each token explain the residual −error; return their part of the loss."""
+    """Let the best k dead latents of each token explain −error; return their part of the loss."""
     names = np.flatnonzero(dead).astype(np.int32)
     codes = largest(pre.numpy()[:, names], k)
     codes = Sparse(codes.indptr, names[codes.indices], codes.values)
@@ -148,8 +148,8 @@ def _scatter(
 
 
 def _dense(
-    variant: Variant, p: Parameters, x: Tensor, centred: Tensor, pre: Tensor, gradients: Parameters, penalty: float,
-    dead: Bool[ndarray, " d_sae"] | None,
+    variant: Variant, p: Parameters, x: Tensor, centred: Tensor, pre: Tensor, gradients: Parameters,
+    penalty: float, dead: Bool[ndarray, " d_sae"] | None,
 ) -> Step:  # fmt: skip
     size = x.numel()
     codes = variant.activate_dense(pre)

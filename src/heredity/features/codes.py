@@ -193,7 +193,8 @@ def encode(sae: SAE, store: ActivationStore, *, batch_tokens: int = 4096) -> Cod
     facts: dict[str, Any] = sae.metadata
     meta = CodesMeta(
         member=store.meta.member, seed=int(facts.get("seed", 0)), site=store.meta.site,
-        stream_digest=store.meta.stream_digest, context=store.meta.context, n_tokens=store.n_tokens, d_sae=sae.d_sae,
+        stream_digest=store.meta.stream_digest, context=store.meta.context, n_tokens=store.n_tokens,
+        d_sae=sae.d_sae,
     )  # fmt: skip
     return Codes.of(meta, codes)
 

@@ -1,4 +1,4 @@
-"""Pearson correlation of all pairs of latents of two SAEs over the same tokens, without the d_sae × d_sae matrix.
+"""Pearson correlation of all pairs of latents of two SAEs on the same tokens, never d_sae × d_sae numbers.
 
 r = (Σab − Σa Σb / N) / (‖a − ā‖ ‖b − b̄‖) with zeros counted, from sparse products summed in float64.
 """
@@ -91,7 +91,7 @@ def best_against(
     min_joint: int,
     least: float,
 ) -> tuple[Float64[ndarray, " rows"], Float64[ndarray, " rows"]]:
-    """Return the best r of some latents of a against b with its tokens rearranged, with and without a condition.
+    """Return the best r of some latents of a against b with its tokens rearranged.
 
     Args:
         a, b: codes over streams of equal length.

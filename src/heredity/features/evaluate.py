@@ -1,7 +1,7 @@
-"""How good an SAE is: sparsity, variance unexplained, and what the model loses when it must use the reconstruction.
+"""How good an SAE is: sparsity, variance unexplained, and the model's loss when it must use x̂ for x.
 
-The SAE is spliced in at its site by a hook. `ce_recovered` = (ce_zero − ce_sae) / (ce_zero − ce_clean), where the
-zero ablation sets the activations at the site to 0.
+The SAE is spliced in at its site by a hook. `ce_recovered` = (ce_zero − ce_sae) / (ce_zero − ce_clean), where
+the zero ablation sets the activations at the site to 0.
 """
 
 from collections.abc import Callable, Sequence

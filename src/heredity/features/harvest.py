@@ -3,6 +3,7 @@
 Resumable: shards on disk are kept, the others are computed. The forward pass stops at the last site.
 """
 
+import contextlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -126,11 +127,9 @@ def _forward(model: nn.Module, batch: ndarray, sites: list[Site]) -> dict[Site, 
     device = next(model.parameters()).device
     ids = torch.from_numpy(batch.astype(np.int64)).to(device)
     model.eval()
-    with torch.no_grad(), reading(model, sites, stop_early=True) as seen:
-        try:
-            model(input_ids=ids)
-        except EnoughError:
-            pass  # the layers above the last site are not needed
+    enough = contextlib.suppress(EnoughError)  # the layers above the last site are not needed
+    with torch.no_grad(), reading(model, sites, stop_early=True) as seen, enough:
+        model(input_ids=ids)
     return {site: _rows(seen[site], batch.size, site).float().cpu() for site in sites}
 
 

@@ -1,9 +1,9 @@
 """What a merge took from each parent, what became of theirs, and which features all members share.
 
-A latent of the merge is matched in a parent when it has a partner there with r ≥ τ and enough joint firings; seen
-with the grandparent it is old (matched in the root), learned (in a parent only) or new (in none). Floors: the same
-with all of the other members shifted together within domains; the ceiling is the share of the merge's own latents
-that its second seed finds again.
+A latent of the merge is matched in a parent when it has a partner there with r ≥ τ and enough joint firings;
+seen with the grandparent it is old (matched in the root), learned (in a parent only) or new (in none).
+Floors: the same with all of the other members shifted together within domains; the ceiling is the share of
+the merge's own latents that its second seed finds again.
 """
 
 from typing import Any
@@ -54,11 +54,11 @@ def universal(lineage: Lineage) -> pl.DataFrame:
     order = np.lexsort((latents, -least))
     rows = []
     for index, at in enumerate(order):
-        for name, codes in lineage.members.items():
+        for name in lineage.members:
             own = latents[at] if name == root else sides[name].match[latents[at]]
             rows.append(
                 {
-                    "index": index, "member": name, "seed": codes[0].meta.seed, "latent": int(own),
+                    "index": index, "member": name, "seed": 0, "latent": int(own),
                     "r_min": float(least[at]),
                 }
             )  # fmt: skip
@@ -74,7 +74,7 @@ def universal(lineage: Lineage) -> pl.DataFrame:
 
 def _merge(lineage: Lineage, merge: str) -> list[dict[str, Any]]:
     left, right = lineage.parents(merge)
-    grandparents = [name for name in dict.fromkeys([*lineage.parents(left), *lineage.parents(right)])]
+    grandparents = list(dict.fromkeys([*lineage.parents(left), *lineage.parents(right)]))
     sources = [left, right, *(g for g in grandparents if g not in (left, right))]
     observed: dict[str, list[tuple[float, float]]] = {}
     for t in range(len(lineage.members[merge])):
@@ -115,7 +115,7 @@ def _merge(lineage: Lineage, merge: str) -> list[dict[str, Any]]:
 
 
 def _found(lineage: Lineage, source: str, s: int, merge: str, t: int) -> Bool[ndarray, " latents"]:
-    """Mark the merge's latents that are matched in a source; seeds are paired by position, round and round."""
+    """Mark the merge's latents that are matched in a source; seeds are paired by position."""
     s = s % len(lineage.members[source])
     return lineage.comparison(source, s, merge, t).child.persists
 

@@ -1,16 +1,15 @@
 """The lineage of a family's features: what persists on every edge, against its floor and its ceiling.
 
-heritability = (persist − floor) / (ceiling − floor). Persistence averages the pairs of seeds across the edge; the
-ceiling is the geometric mean of the two ends' seed-to-seed shares. The interval resamples documents and seeds
-(floor: its shifts), everything together, so that what the three have in common cancels. No ratio is given when the
-interval of ceiling − floor includes 0.
+heritability = (persist − floor) / (ceiling − floor). Persistence averages the pairs of seeds across the edge;
+the ceiling is the geometric mean of the two ends' seed-to-seed shares. The interval resamples documents and
+seeds (floor: its shifts), everything together, so that what the three have in common cancels. No ratio is
+given when the interval of ceiling − floor includes 0.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 
 import numpy as np
-import polars as pl
 from jaxtyping import Float64
 from msgspec import Struct
 from numpy import ndarray
@@ -69,7 +68,7 @@ class EdgeResult(Struct, eq=False, dict=True):
         return np.mean([c.parent.curve for c in self.comparisons], axis=0)
 
     def heritability(self, at: int) -> tuple[float | None, float | None, float | None]:
-        """Return heritability and its 95 % interval at one place of the τ grid; None without a usable ceiling."""
+        """Return heritability and its 95 % interval at one place of the τ grid; None: no usable ceiling."""
         if self.ceiling is None:
             return None, None, None
         ceiling, resampled = self.ceiling

@@ -1,10 +1,10 @@
-"""What persistence is to be measured against: a floor by chance, a ceiling by a second look at the same model.
+"""What persistence is measured against: a floor by chance, a ceiling by a second look at the same model.
 
-Floor: the child's codes are shifted within each domain by a random multiple of the context length, which keeps the
-domains, the rhythm of positions and every latent's own pattern, and breaks only what the two SAEs share token by
-token. Each shift takes the next pair of seeds in turn, and a fresh keyed draw of the eligible latents
-(`floor_share`): over 20 shifts every latent is expected to be measured several times; the sampling error is stated.
-Ceiling: two SAEs of one model from independent seeds, as if one were the child of the other.
+Floor: the child's codes are shifted within each domain by a random multiple of the context length, which
+keeps the domains, the rhythm of positions and every latent's own pattern, and breaks only what the two SAEs
+share token by token. Each shift takes the next pair of seeds in turn, and a fresh keyed draw of the eligible
+latents (`floor_share`): over 20 shifts every latent is expected to be measured several times; the sampling
+error is stated. Ceiling: two SAEs of one model from independent seeds, as if one were the child of the other.
 """
 
 from collections.abc import Sequence

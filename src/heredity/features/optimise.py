@@ -1,6 +1,7 @@
-"""Adam over an SAE's weights with decoder rows on the unit sphere.  Source: Kingma & Ba 2015; Bricken et al. 2023.
+"""Adam over an SAE's weights with decoder rows on the unit sphere.
 
 On the CPU one fused kernel per weight; elsewhere the same maths in torch.
+Source: Kingma & Ba 2015; the rows on the sphere: Bricken et al. 2023.
 """
 
 import math

@@ -1,7 +1,7 @@
-"""Intervals by resampling documents: every correlation and every maximum is taken anew from per-document sums.
+"""Intervals by resampling documents: every correlation and maximum is taken anew from per-document sums.
 
-Documents are drawn with replacement within each domain, because the study fixes how much of each domain there is.
-A resample is a row of weights, so a correlation in all resamples is a few matrix products over
+Documents are drawn with replacement within each domain, because the study fixes how much of each domain there
+is. A resample is a row of weights, so a correlation in all resamples is a few matrix products over
 per-document Σab of each latent's best candidates; a maximum outside those candidates is not seen.
 """
 

@@ -147,7 +147,8 @@ class StoreWriter:
             for field in now:
                 if before.get(field) != now[field]:
                     raise MismatchError(
-                        f"{path}: holds activations of another {field} ({before.get(field)!r}, not {now[field]!r})",
+                        f"{path}: holds activations of another {field} "
+                        f"({before.get(field)!r}, not {now[field]!r})",
                         "use another folder, or delete this one",
                     )
         path.mkdir(parents=True, exist_ok=True)

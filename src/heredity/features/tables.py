@@ -133,15 +133,18 @@ def _histogram(lineage: Lineage, result: EdgeResult) -> pl.DataFrame:
 def _matches(lineage: Lineage, result: EdgeResult, decoders: Decoders | None) -> pl.DataFrame:
     parts = []
     for (s, t), both in zip(result.pairs, result.comparisons, strict=True):
-        seeds = [lineage.members[name][i].meta.seed for name, i in ((result.parent, s), (result.child, t))]
         weights = None if decoders is None else (decoders[result.parent][s], decoders[result.child][t])
         for name, side in (("parent", both.parent), ("child", both.child)):
-            parts.append(_side_matches(result, seeds, name, side, weights))
+            parts.append(_side_matches(result, (s, t), name, side, weights))
     return pl.concat(parts)
 
 
 def _side_matches(
-    result: EdgeResult, seeds: list[int], side_name: str, side: Side, weights: tuple[ndarray, ndarray] | None
+    result: EdgeResult,
+    seeds: tuple[int, int],
+    side_name: str,
+    side: Side,
+    weights: tuple[ndarray, ndarray] | None,
 ) -> pl.DataFrame:
     """List the best partners of every eligible latent of one side; its verdict stands on each row."""
     top = min(_RANKS, side.candidates.latent.shape[1])

@@ -1,7 +1,7 @@
 """Train a sparse autoencoder of any variant on stored activations: one loop, seeded, resumable.
 
-Inputs are scaled to a mean squared norm of d_in; the scale is folded back into the biases of the SAE returned.
-Every draw is keyed by (seed, purpose), so a run resumed from a checkpoint ends with the same bits.
+Inputs are scaled to a mean squared norm of d_in; the scale is folded back into the biases of the SAE
+returned. Every draw is keyed by (seed, purpose), so a run resumed from a checkpoint ends with the same bits.
 """
 
 from collections.abc import Callable
@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import msgspec
 import numpy as np
 import torch
-from jaxtyping import Bool, Int64
+from jaxtyping import Int64
 from msgspec import Meta, Struct
 from numpy import ndarray
 from safetensors import safe_open
@@ -120,7 +120,8 @@ def train(
             metrics = _step(variant, training, state, gradients, x)
             if not np.isfinite(metrics["loss"]):
                 raise StoreError(
-                    f"SAE of {store.meta.member}, {store.meta.site}: the loss is not finite at step {state.step}",
+                    f"SAE of {store.meta.member}, {store.meta.site}: "
+                    f"the loss is not finite at step {state.step}",
                     "lower the learning rate",
                 )
             if training.resample_every_tokens and variant.aux_k == 0:
@@ -151,7 +152,8 @@ def _step(
     spread = float((x - x.mean(dim=0)).double().square().sum())
     return {
         "step": state.step, "tokens": state.step * training.batch_tokens, "loss": seen.loss,
-        "fvu": seen.squared_error / max(spread, 1e-30), "l0": state.mean_l0, "dead": int(dead.sum()), "rate": rate,
+        "fvu": seen.squared_error / max(spread, 1e-30), "l0": state.mean_l0,
+        "dead": int(dead.sum()), "rate": rate,
     }  # fmt: skip
 
 

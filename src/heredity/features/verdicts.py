@@ -1,4 +1,4 @@
-"""What became of each latent between two SAEs: persists, disappears, undecided, and from the other side emerges.
+"""What became of each latent between two SAEs: persists, disappears, undecided; from the child: emerges.
 
 For a latent with at least `min_firings` firings of its own:
 
@@ -6,8 +6,9 @@ For a latent with at least `min_firings` firings of its own:
 - it **disappears** when the upper bound of its best r is below τ, however few the joint firings;
 - else it is **undecided**.
 
-Fewer firings make it rare. It **splits** when it does not persist, and at least two partners from `split_tau` on
-explain it together: Σ r² ≥ τ² (partners that fire on disjoint tokens add up so). Seen from the child: **fuses**.
+Fewer firings make it rare. It **splits** when it does not persist, and at least two partners from `split_tau`
+on explain it together: Σ r² ≥ τ² (partners that fire on disjoint tokens add up so). Seen from the child:
+**fuses**.
 """
 
 from typing import Annotated

@@ -1,8 +1,8 @@
 """Kernels for the correlation of all pairs of latents of two sparse codes: one accumulator row at a time.
 
-Side a is feature-major (for each latent its tokens and values), side b token-major (for each token its latents and
-values). For one latent of a, the products with every latent of b that fires on the same tokens are summed in one
-dense float64 row, so memory grows with d_sae and never with its square.
+Side a is feature-major (for each latent its tokens and values), side b token-major (for each token its
+latents and values). For one latent of a, the products with every latent of b that fires on the same tokens
+are summed in one dense float64 row, so memory grows with d_sae and never with its square.
 """
 
 import numpy as np
@@ -30,8 +30,8 @@ _AHEAD = 8
 
 @njit(cache=True, fastmath=True)
 def _accumulate(
-    tokens: ndarray, values: ndarray, b_row: ndarray, b_indptr: ndarray, b_latents: ndarray, b_values: ndarray,
-    begin: ndarray, end: ndarray, products: ndarray,
+    tokens: ndarray, values: ndarray, b_row: ndarray, b_indptr: ndarray, b_latents: ndarray,
+    b_values: ndarray, begin: ndarray, end: ndarray, products: ndarray,
 ) -> None:  # fmt: skip
     """products[j] += Σ a · b_j over the tokens on which one latent of a fires."""
     total = tokens.shape[0]
@@ -64,26 +64,21 @@ def _to_r(
 
 @njit(cache=True, parallel=True)
 def top_matches(
-    rows: ndarray, parts: int,
-    a_starts: ndarray, a_tokens: ndarray, a_values: ndarray, a_sum: ndarray, a_inverse: ndarray,
-    b_row: ndarray, b_indptr: ndarray, b_latents: ndarray, b_values: ndarray, b_mean: ndarray, b_inverse: ndarray,
-    row_latent: ndarray, row_r: ndarray, column_latent: ndarray, column_r: ndarray,
-    threshold: float, pairs: ndarray, pair_r: ndarray, n_pairs: ndarray,
+    rows: ndarray, parts: int, a_starts: ndarray, a_tokens: ndarray, a_values: ndarray, a_sum: ndarray,
+    a_inverse: ndarray, b_row: ndarray, b_indptr: ndarray, b_latents: ndarray, b_values: ndarray,
+    b_mean: ndarray, b_inverse: ndarray, row_latent: ndarray, row_r: ndarray, column_latent: ndarray,
+    column_r: ndarray, threshold: float, pairs: ndarray, pair_r: ndarray, n_pairs: ndarray,
 ) -> None:  # fmt: skip
     """Find each row's and each column's best candidates, and every pair from a threshold on.
 
     Args:
-        rows: latents of a to take, int64.
-        parts: workers; each has an accumulator and columns' lists of its own.
-        a_starts, a_tokens, a_values: side a, feature-major.
-        a_sum, a_inverse: Σa and 1/‖a − ā‖ of each latent (0 for a constant one).
-        b_row: row of b that stands beside each token of a: the identity, or a shift.
-        b_indptr, b_latents, b_values: side b, token-major.
-        b_mean, b_inverse: as for a.
-        row_latent, row_r: out [len(rows), top], prefilled with −1 and 0.
-        column_latent, column_r: out [parts, d_sae of b, top], likewise; names are latents of a.
-        threshold: pairs with r at or above it are listed too.
-        pairs, pair_r, n_pairs: out [parts, room, 2], [parts, room], [parts]; beyond the room they are counted only.
+        rows: latents of a to take, int64. parts: workers; each has an accumulator and columns' lists of its
+        own. a_starts, a_tokens, a_values: side a, feature-major. a_sum, a_inverse: Σa and 1/‖a − ā‖ of each
+        latent (0 for a constant one). b_row: row of b that stands beside each token of a: the identity, or a
+        shift. b_indptr, b_latents, b_values: side b, token-major. b_mean, b_inverse: as for a. row_latent,
+        row_r: out [len(rows), top], prefilled with −1 and 0. column_latent, column_r: out [parts, d_sae of b,
+        top], likewise; names are latents of a. threshold: pairs with r at or above it are listed too. pairs,
+        pair_r, n_pairs: out [parts, room, 2], [parts, room], [parts]; beyond the room they are counted only.
     """
     top = row_r.shape[1]
     width = b_mean.shape[0]
@@ -149,7 +144,7 @@ def joint_firings(
     first: ndarray, second: ndarray, n_tokens: int,
     a_starts: ndarray, a_tokens: ndarray, b_row: ndarray, b_starts: ndarray, b_tokens: ndarray, out: ndarray,
 ) -> None:  # fmt: skip
-    """out[p] = tokens on which both latents of pair p fire; pairs of one first latent should stand together."""
+    """out[p] = tokens on which both latents of pair p fire; one first latent's pairs together."""
     here = np.full(n_tokens, -1, np.int32)
     marked = -1
     for p in range(first.shape[0]):
@@ -169,11 +164,10 @@ def joint_firings(
 
 @njit(cache=True)
 def pair_sums(
-    first: ndarray, second: ndarray,
-    a_starts: ndarray, a_tokens: ndarray, a_values: ndarray, b_starts: ndarray, b_tokens: ndarray, b_values: ndarray,
-    group: ndarray, out: ndarray,
+    first: ndarray, second: ndarray, a_starts: ndarray, a_tokens: ndarray, a_values: ndarray,
+    b_starts: ndarray, b_tokens: ndarray, b_values: ndarray, group: ndarray, out: ndarray,
 ) -> None:  # fmt: skip
-    """out[g, p] = Σ a · b of pair p over the tokens of group g (a document); one first latent's pairs together."""
+    """out[g, p] = Σ a · b of pair p over the tokens of group g; one first latent's pairs together."""
     dense = np.zeros(group.shape[0], np.float32)
     filled = -1
     for p in range(first.shape[0]):
@@ -213,14 +207,12 @@ def resampled_best(
     """Take every latent's best r anew in each resample of the documents.
 
     Args:
-        products: Σab of each pair in each resample [resamples, pairs]; `top` pairs in a row share their latent.
-        first, second: latents of each pair; −1 for none.
-        joint_ok: whether the pair fires together often enough to count as a match.
-        top: pairs per latent.
-        n_tokens: tokens in each resample.
-        a_sum, a_square, b_sum, b_square: Σ and Σ² of every latent in each resample [resamples, latents].
-        best: out [resamples, latents], the best r of any pair.
-        best_joint: out, the best r of a pair that fires together often enough.
+        products: Σab of each pair in each resample [resamples, pairs]; `top` pairs in a row share their
+        latent. first, second: latents of each pair; −1 for none. joint_ok: whether the pair fires together
+        often enough to count as a match. top: pairs per latent. n_tokens: tokens in each resample. a_sum,
+        a_square, b_sum, b_square: Σ and Σ² of every latent in each resample [resamples, latents]. best: out
+        [resamples, latents], the best r of any pair. best_joint: out, the best r of a pair that fires
+        together often enough.
     """
     for s in prange(products.shape[0]):
         n = n_tokens[s]

@@ -1,4 +1,4 @@
-"""Ask the processor for a cache line before it is needed: for kernels that visit rows in an irregular order."""
+"""Ask the processor for a cache line before it is needed, where rows are visited in an irregular order."""
 
 from typing import Any
 

@@ -1,8 +1,8 @@
 """Kernels over sparse codes: pick the top activations, decode by gathering rows, gradients, fused Adam.
 
-Codes of a batch are kept as CSR: `indptr [tokens + 1]`, `indices [nnz]` (latent, ascending within a token) and
-`values [nnz]`. Matrices of weights have one row per latent, `[d_sae, d_in]`, so every access is a contiguous row.
-Source: the gradients are written out in features/backward.py; Adam: Kingma & Ba 2015.
+Codes of a batch are kept as CSR: `indptr [tokens + 1]`, `indices [nnz]` (latent, ascending within a token)
+and `values [nnz]`. Matrices of weights have one row per latent, `[d_sae, d_in]`, so every access is a
+contiguous row. Source: the gradients are written out in features/backward.py; Adam: Kingma & Ba 2015.
 """
 
 import math

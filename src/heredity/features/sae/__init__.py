@@ -1,12 +1,14 @@
-"""Sparse autoencoders: the value `SAE`, and one file per variant, found by its name (`TopK` is in topk.py)."""
+"""Sparse autoencoders: the value `SAE`, `save`, `load`, and one file per variant (`TopK` is in topk.py)."""
 
 import importlib
 import pkgutil
 from typing import Any
 
+_HOMES = {"SAE": "_sae", "Variant": "_variant", "Sparse": "_variant", "load": "_format", "save": "_format"}
+
 
 def __getattr__(name: str) -> Any:
-    home = "_sae" if name == "SAE" else "_variant" if name == "Variant" else name.lower()
+    home = _HOMES.get(name, name.lower())
     try:
         return getattr(importlib.import_module(f"{__name__}.{home}"), name)
     except ModuleNotFoundError as error:

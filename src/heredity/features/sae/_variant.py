@@ -61,9 +61,9 @@ class Variant(Struct, frozen=True, kw_only=True, tag=True):
     @property
     @abstractmethod
     def penalty(self) -> float:
-        """Weight of Σ codes in the loss, in units of the normalised activations; 0 when sparsity is built in."""
+        """Weight of Σ codes in the loss, over normalised activations; 0 when sparsity is built in."""
 
     @property
     @abstractmethod
     def aux_k(self) -> int:
-        """Dead latents that together explain what is left over (AuxK); 0: dead latents are resampled instead."""
+        """Dead latents that explain what is left over (AuxK); 0: dead latents are resampled instead."""

@@ -1,4 +1,4 @@
-"""TopK: the k largest positive pre-activations fire.  Source: Gao et al. 2024 (arXiv 2406.04093), §2.3 and A.2."""
+"""TopK: the k largest positive pre-activations fire.  Source: Gao et al. 2024 (arXiv 2406.04093)."""
 
 from typing import Annotated, Any, ClassVar
 
@@ -14,7 +14,7 @@ from heredity.kernels import sparse
 
 
 class TopK(Variant, frozen=True, kw_only=True):
-    """At most k latents per token; dead ones are revived by an auxiliary loss on what the live ones leave over.
+    """At most k latents per token; dead ones are revived by a loss on what the live ones leave over.
 
     Attributes:
         k: latents per token.
