@@ -45,11 +45,15 @@ def make_family(
     for name in ("base", *members):
         weights = base
         if name != "base":
-            weights = {n: (w + relative * rng.normal(size=w.shape)).astype(np.float32) for n, w in base.items()}
+            weights = {
+                n: (w + relative * rng.normal(size=w.shape)).astype(np.float32) for n, w in base.items()
+            }
         own = dtype if isinstance(dtype, str) else dtype[name]
         count = shards if isinstance(shards, int) else shards[name]
         family.paths[name] = root / name
-        family.values[name] = write_model(root / name, weights, dtype=own, shards=count, config=config(kind, tied=tied))
+        family.values[name] = write_model(
+            root / name, weights, dtype=own, shards=count, config=config(kind, tied=tied)
+        )
     return family
 
 
@@ -66,10 +70,18 @@ def shapes(kind: str, *, tied: bool = False, layers: int = 2) -> dict[str, tuple
             found |= {p + "mlp.down_proj.weight": (d, 3 * d), p + "input_layernorm.weight": (d,)}
         return found if tied else {**found, "lm_head.weight": (v, d)}
     if kind == "gpt2":
-        found = {"transformer.wte.weight": (v, d), "transformer.wpe.weight": (16, d), "transformer.ln_f.weight": (d,)}
+        found = {
+            "transformer.wte.weight": (v, d),
+            "transformer.wpe.weight": (16, d),
+            "transformer.ln_f.weight": (d,),
+        }
         for i in range(layers):
             p = f"transformer.h.{i}."
-            found |= {p + "attn.c_attn.weight": (d, 3 * d), p + "attn.c_attn.bias": (3 * d,), p + "ln_1.weight": (d,)}
+            found |= {
+                p + "attn.c_attn.weight": (d, 3 * d),
+                p + "attn.c_attn.bias": (3 * d,),
+                p + "ln_1.weight": (d,),
+            }
             found |= {p + "attn.c_proj.weight": (d, d), p + "mlp.c_fc.weight": (d, 4 * d)}
         return found if tied else {**found, "lm_head.weight": (v, d)}
     found = {"bert.embeddings.word_embeddings.weight": (v, d), "bert.embeddings.LayerNorm.weight": (d,)}
@@ -84,11 +96,21 @@ def shapes(kind: str, *, tied: bool = False, layers: int = 2) -> dict[str, tuple
 def config(kind: str, *, tied: bool = False) -> dict[str, Any]:
     """A config.json that says which model this is."""
     names = {"llama": "LlamaForCausalLM", "gpt2": "GPT2LMHeadModel", "bert": "BertForSequenceClassification"}
-    return {"model_type": kind, "architectures": [names[kind]], "tie_word_embeddings": tied, "vocab_size": VOCABULARY}
+    return {
+        "model_type": kind,
+        "architectures": [names[kind]],
+        "tie_word_embeddings": tied,
+        "vocab_size": VOCABULARY,
+    }
 
 
 def write_model(
-    folder: Path, weights: Weights, *, dtype: str = "F32", shards: int = 1, config: dict[str, Any] | None = None
+    folder: Path,
+    weights: Weights,
+    *,
+    dtype: str = "F32",
+    shards: int = 1,
+    config: dict[str, Any] | None = None,
 ) -> Weights:
     """Write a checkpoint; return the values as stored, float64."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -114,7 +136,11 @@ def write_file(path: Path, weights: Weights, dtype: str = "F32", padding: int = 
     header, data = {}, b""
     for name, array in weights.items():
         raw = encode(array, dtype)
-        header[name] = {"dtype": dtype, "shape": list(array.shape), "data_offsets": [len(data), len(data) + len(raw)]}
+        header[name] = {
+            "dtype": dtype,
+            "shape": list(array.shape),
+            "data_offsets": [len(data), len(data) + len(raw)],
+        }
         data += raw
     write_raw(path, header, data, padding)
 
@@ -147,7 +173,9 @@ def stored(array: np.ndarray, dtype: str) -> np.ndarray:
     """The values that `encode` keeps, float64."""
     raw = encode(array, dtype)
     if dtype in ("F32", "F64", "F16"):
-        flat = np.frombuffer(raw, {"F32": np.float32, "F64": np.float64, "F16": np.float16}[dtype]).astype(np.float64)
+        flat = np.frombuffer(raw, {"F32": np.float32, "F64": np.float64, "F16": np.float16}[dtype]).astype(
+            np.float64
+        )
     elif dtype == "BF16":
         flat = (np.frombuffer(raw, np.uint16).astype(np.uint32) << 16).view(np.float32).astype(np.float64)
     else:
@@ -198,7 +226,10 @@ def write_adapter(
             factors |= {f"{prefix}{module}.lora_A.weight": a, f"{prefix}{module}.lora_B.weight": b}
         product = scale * b.astype(np.float64) @ a.astype(np.float64)
         dense[f"{module}.weight"] = product.T if turned else product
-    write_file(folder / "adapter_model.safetensors", {**factors, **{f"{prefix}{n}": w for n, w in (saved or {}).items()}})
+    write_file(
+        folder / "adapter_model.safetensors",
+        {**factors, **{f"{prefix}{n}": w for n, w in (saved or {}).items()}},
+    )
     facts = {
         "peft_type": "LORA", "r": rank, "lora_alpha": alpha, "rank_pattern": rank_pattern or {}, "bias": "none",
         "alpha_pattern": alpha_pattern or {}, "target_modules": sorted({m.rsplit(".", 1)[-1] for m in targets}),
@@ -210,5 +241,8 @@ def write_adapter(
 
 def write_tokenizer(folder: Path, tokens: list[str]) -> None:
     """Write a tokenizer.json with a vocabulary and nothing else."""
-    table = {"model": {"type": "BPE", "vocab": {t: i for i, t in enumerate(tokens)}, "merges": []}, "added_tokens": []}
+    table = {
+        "model": {"type": "BPE", "vocab": {t: i for i, t in enumerate(tokens)}, "merges": []},
+        "added_tokens": [],
+    }
     (folder / "tokenizer.json").write_text(json.dumps(table))

@@ -39,10 +39,16 @@ def test_every_bit_pattern_decodes(dtype):
     else:
         words = np.arange(65536, dtype=np.uint16)
         raw = words.view(np.uint8)
-        expected = words.view(np.float16).astype(np.float32) if dtype == "F16" else (words.astype(np.uint32) << 16).view("f4")
+        expected = (
+            words.view(np.float16).astype(np.float32)
+            if dtype == "F16"
+            else (words.astype(np.uint32) << 16).view("f4")
+        )
     found = decode(raw, dtype)
     assert np.array_equal(found, expected, equal_nan=True)
-    assert np.array_equal(np.signbit(found), np.signbit(expected) & ~np.isnan(expected) | np.signbit(found) & np.isnan(expected))
+    assert np.array_equal(
+        np.signbit(found), np.signbit(expected) & ~np.isnan(expected) | np.signbit(found) & np.isnan(expected)
+    )
 
 
 @pytest.mark.parametrize("dtype", ["BF16", "F16"])
@@ -52,7 +58,9 @@ def test_encode_rounds_to_nearest_even(dtype):
 
     rng = np.random.default_rng(0)
     bits = rng.integers(0, 2**32, size=200_000, dtype=np.uint64).astype(np.uint32)
-    values = np.concatenate([bits.view(np.float32), np.float32([0, -0.0, np.inf, -np.inf, 65504, 65519.9, 65520, 1e-8])])
+    values = np.concatenate(
+        [bits.view(np.float32), np.float32([0, -0.0, np.inf, -np.inf, 65504, 65519.9, 65520, 1e-8])]
+    )
     values = values[~np.isnan(values)]
     with np.errstate(over="ignore"):
         assert ours(values, dtype).tobytes() == encode(values, dtype)
@@ -61,7 +69,11 @@ def test_encode_rounds_to_nearest_even(dtype):
 
 
 def stored_of(raw, dtype):
-    return raw.view(np.float16) if dtype == "F16" else (raw.view(np.uint16).astype(np.uint32) << 16).view(np.float32)
+    return (
+        raw.view(np.float16)
+        if dtype == "F16"
+        else (raw.view(np.uint16).astype(np.uint32) << 16).view(np.float32)
+    )
 
 
 def test_sharded_equals_single(tmp_path):

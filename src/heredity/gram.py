@@ -7,7 +7,7 @@ other way round, since differences taken from a raw Gram cancel (‖Δ‖²/‖w
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -17,7 +17,7 @@ from numpy import ndarray
 from heredity.anatomy import kind_of, layer_of
 from heredity.errors import ConfigError
 
-By = Literal["all", "layer", "kind", "tensor"]
+GROUPINGS = ("all", "layer", "kind", "tensor")
 
 
 class TensorGram(msgspec.Struct, frozen=True, eq=False, kw_only=True):
@@ -205,7 +205,7 @@ class Gram(msgspec.Struct, frozen=True, eq=False, kw_only=True):
         centred = chosen._each(lambda t: t.combined(matrix, chosen.members), members=chosen.members)
         return msgspec.structs.replace(centred, reference=name, elements={})
 
-    def total(self, by: By = "all", *, equal_weight: bool = False) -> dict[str, TensorGram]:
+    def total(self, by: str = "all", *, equal_weight: bool = False) -> dict[str, TensorGram]:
         """Add tensors up in groups: everything, by layer, by kind, or each by itself.
 
         Args:
@@ -217,7 +217,7 @@ class Gram(msgspec.Struct, frozen=True, eq=False, kw_only=True):
         Raises:
             ConfigError: an unknown grouping.
         """
-        if by not in ("all", "layer", "kind", "tensor"):
+        if by not in GROUPINGS:
             raise ConfigError(f"cannot group tensors by {by!r}", "choose all, layer, kind or tensor")
         groups: dict[str, list[TensorGram]] = {}
         for name, tensor in self.tensors.items():
@@ -255,7 +255,7 @@ def _normalised(tensor: TensorGram) -> TensorGram | None:
     return msgspec.structs.replace(tensor, products=tensor.products / mean_square, sums=tensor.sums / root)
 
 
-def _group(name: str, by: By) -> str:
+def _group(name: str, by: str) -> str:
     if by == "all":
         return "all"
     if by == "kind":
