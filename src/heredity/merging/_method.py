@@ -115,9 +115,10 @@ class ElementMethod(Method, frozen=True, kw_only=True):
     def combine(self, survey: Any, block: Block) -> Float32[ndarray, "n"]:
         """Return the merged elements of a block; blocks of a tensor come in order, each once."""
 
-    def share_kept(self, survey: Any) -> Sequence[float]:
-        """Return which share of each model's elements is used."""
-        return ()
+    def facts(self, survey: Any) -> dict[str, Any]:
+        """Return what is worth recording about a tensor once its blocks are combined."""
+        found: dict[str, Any] = getattr(survey, "facts", None) or {}
+        return found
 
 
 class DataMethod(Method, frozen=True, kw_only=True):

@@ -2,10 +2,11 @@
 
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from functools import cached_property
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
@@ -15,16 +16,22 @@ from numpy import ndarray
 from heredity.checkpoint import Checkpoint
 from heredity.errors import ConfigError
 from heredity.gram import TensorGram
-from heredity.merging import output
+from heredity.kernels.combine import weighted_sum
+from heredity.kernels.decode import code_of
 from heredity.merging._blocks import BLOCK, InputBlocks
 from heredity.merging._discovery import name_of
 from heredity.merging._gram import from_origin, measure, unmeasured
 from heredity.merging._lines import line_blocks
-from heredity.merging._method import ElementMethod, Method, SpanMethod
+from heredity.merging._method import DataMethod, ElementMethod, Method, SpanMethod
+from heredity.merging.data import data_blocks
+from heredity.merging.lazy import MergedCheckpoint
 from heredity.merging.plan import Group, Plan, plan_models
-from heredity.point import Point, combine
+from heredity.point import Point
 
 _LOG = logging.getLogger("heredity.merging")
+
+Facts = dict[str, Any]
+Term = tuple[Checkpoint, str, float]  # a checkpoint, its tensor, its coefficient
 
 
 def merge(
@@ -52,12 +59,31 @@ def merge(
     """
     opened = [Checkpoint.open(model) for model in models]
     start = None if base is None else Checkpoint.open(base)
-    paths = {"base": str(start.path)} if start else {}
-    fields = {k: v for k, v in msgspec.to_builtins(method).items() if v is not None}
-    recipe = {
-        "merge": {"method": name_of(type(method)), **paths, "models": [str(m.path) for m in opened], **fields}
-    }
-    return Merge(plan_models(method, opened, start), recipe=recipe, seed=seed)
+    given = {"base": str(_reference(base, start))} if start is not None else {}
+    named = [_reference(model, checkpoint) for model, checkpoint in zip(models, opened, strict=True)]
+    paths = {name: str(c.path.absolute()) for name, c in zip(named, opened, strict=True)}
+    paths |= {given["base"]: str(start.path.absolute())} if start is not None else {}
+    plan = plan_models(method, opened, start)
+    recipe = {"method": name_of(type(method)), **given, "models": named, **_fields(method)}
+    return Merge(plan, Target(donor=start or opened[0], models=paths), recipe={"merge": recipe}, seed=seed)
+
+
+class Target(NamedTuple):
+    """What the result has besides its weights.
+
+    Attributes:
+        donor: whose configuration, generation settings and tokenizer it gets.
+        dtype: "F32", "BF16" or "F16" of the weights; None keeps each tensor's.
+        config: entries of config.json that differ from the donor's.
+        tokenizer: whose tokenizer it gets, where that is not the donor's.
+        models: the recipe's names of models → where they were found.
+    """
+
+    donor: Checkpoint
+    dtype: str | None = None
+    config: Mapping[str, Any] = {}
+    tokenizer: Checkpoint | Path | None = None
+    models: Mapping[str, str] = {}
 
 
 class Merge:
@@ -65,24 +91,24 @@ class Merge:
 
     Attributes:
         plan: what will happen to every tensor.
+        target: configuration, tokenizer and format of the result.
         recipe: plain values from which the merge can be made again.
         seed: of random masks.
-        donor: whose configuration and tokenizer the result gets, unless `save` is told otherwise.
     """
 
     def __init__(
         self,
         plan: Plan,
+        target: Target,
         *,
         recipe: Mapping[str, Any],
         seed: int = 0,
-        donor: Checkpoint | None = None,
         grams: dict[str, TensorGram] | None = None,
     ) -> None:
         self.plan = plan
+        self.target = target
         self.recipe = recipe
         self.seed = seed
-        self.donor = plan.groups[0].inputs[0] if donor is None else donor
         self._grams: dict[str, TensorGram] = {} if grams is None else grams
 
     def using(self, method: Method) -> "Merge":
@@ -92,19 +118,20 @@ class Merge:
         >>> points = [prepared.using(Slerp(t=t / 10)).point() for t in range(11)]
         """
         groups = tuple(g._replace(methods=dict.fromkeys(g.methods, method)) for g in self.plan.groups)
-        kept = {k: v for k, v in self.recipe["merge"].items() if k in ("base", "models", "donor")}
-        fields = {k: v for k, v in msgspec.to_builtins(method).items() if v is not None}
-        recipe = {"merge": {"method": name_of(type(method)), **kept, **fields}}
+        kept = {k: v for k, v in self.recipe["merge"].items() if k in ("base", "models", "donor", "paths")}
+        recipe = {"merge": {"method": name_of(type(method)), **kept, **_fields(method)}}
         plan = self.plan._replace(groups=groups)
-        return Merge(plan, recipe=recipe, seed=self.seed, donor=self.donor, grams=self._grams)
+        return Merge(plan, self.target, recipe=recipe, seed=self.seed, grams=self._grams)
 
     @cached_property
     def checkpoints(self) -> dict[str, Checkpoint]:
-        """All inputs by name, in order; by path where folders share a name."""
+        """All stored inputs by name, in order; by path where folders share a name."""
         by_path: dict[Path, Checkpoint] = {}
         for group in self.plan.groups:
-            for checkpoint in group.inputs:
-                by_path.setdefault(checkpoint.path, checkpoint)
+            for given in group.inputs:
+                inner = given.merge.checkpoints.values() if isinstance(given, MergedCheckpoint) else [given]
+                for checkpoint in inner:
+                    by_path.setdefault(checkpoint.path, checkpoint)
         taken = [c.name for c in by_path.values()]
         return {c.name if taken.count(c.name) == 1 else str(c.path): c for c in by_path.values()}
 
@@ -123,9 +150,7 @@ class Merge:
         found = {name: self.coefficients_of(name) for name in self.plan.weights}
         fallen = sum(self.is_lerp(name) for name in found)
         if fallen:
-            _LOG.info(
-                "slerp is lerp (the sides are nearly collinear) in %d of %d tensors", fallen, len(found)
-            )
+            _LOG.info("slerp is lerp (the sides are nearly collinear) in %d of %d tensors", fallen, len(found))
         return found
 
     def coefficients_of(self, name: str) -> Float64[ndarray, "inputs"]:
@@ -142,47 +167,80 @@ class Merge:
                 "write it with save(); points are for methods in the span of their inputs",
             )
         gram = self.gram(name) if method.needs_gram else unmeasured(group.inputs, name)
-        return span_coefficients(method, gram, group.base)
+        if method.inputs.base == "optional" and not group.base:
+            return method.coefficients(from_origin(gram))[1:]
+        return method.coefficients(gram)
 
     def is_lerp(self, name: str) -> bool:
-        """Say whether a spherical method falls back to lerp in a tensor, because its sides are nearly collinear."""
+        """Say whether a spherical method falls back to lerp in a tensor, as its sides are nearly collinear."""
         method = self.plan.home(name).methods[name]
         falls_back: Callable[[TensorGram], bool] | None = getattr(method, "falls_back", None)
         return falls_back is not None and falls_back(self.gram(name))
+
+    def terms(self, name: str) -> list[Term]:
+        """Return one tensor as a sum over stored tensors; inner merges in the span of their inputs are unfolded.
+
+        Raises:
+            ConfigError: the method's result is not in the span of its inputs, or not by whole tensors.
+        """
+        found: dict[tuple[Path, str], Term] = {}
+        for given, coefficient in zip(self.plan.home(name).inputs, self.coefficients_of(name), strict=True):
+            inner = [(given, name, 1.0)]
+            if isinstance(given, MergedCheckpoint) and given.merge.is_span(given.own_name(name)):
+                inner = given.merge.terms(given.own_name(name))
+            for checkpoint, own, factor in inner:
+                key = (checkpoint.path, checkpoint.info(own).name)
+                before = found[key][2] if key in found else 0.0
+                found[key] = (checkpoint, own, before + float(coefficient) * factor)
+        return list(found.values())
+
+    def is_span(self, name: str) -> bool:
+        """Say whether a tensor of the result is a sum of its inputs' tensors."""
+        method = self.plan.home(name).methods[name]
+        return isinstance(method, SpanMethod) and method.axis == "tensor"
 
     def point(self) -> Point:
         """Return the result as a point over `checkpoints`: coefficients for every tensor.
 
         Raises:
-            ConfigError: the method's result is not in the span of its inputs, or tensors change their names.
+            ConfigError: the method's result is not in the span of its inputs, or layers change their places.
         """
-        place = {checkpoint.path: i for i, checkpoint in enumerate(self.checkpoints.values())}
+        stored = list(self.checkpoints.values())
+        place = {checkpoint.path: i for i, checkpoint in enumerate(stored)}
+        self.coefficients()  # says once how many tensors fall back to lerp
         rows = {}
-        for name, coefficients in self.coefficients().items():
-            rows[name] = np.zeros(len(place))
-            for checkpoint, coefficient in zip(self.plan.home(name).inputs, coefficients, strict=True):
-                if checkpoint.info(name).name != name:
-                    raise ConfigError(
-                        f"{name} comes from another layer of {checkpoint.path}: no point",
-                        "write it with save()",
-                    )
-                rows[name][place[checkpoint.path]] += coefficient
+        for name in self.plan.weights:
+            rows[name] = np.zeros(len(stored))
+            for checkpoint, own, coefficient in self.terms(name):
+                at = place.get(checkpoint.path)
+                if at is None or own != name or stored[at].tensors.get(name) != checkpoint.info(own):
+                    raise ConfigError(f"{name} is not a sum of tensors of that name", "write it with save()")
+                rows[name][at] += coefficient
         return Point(tuple(self.checkpoints), rows)
 
-    def blocks(self, name: str, facts: dict[str, Any] | None = None) -> Iterator[Float32[ndarray, "n"]]:
-        """Yield the merged elements of a tensor, block after block; `facts` receives what was found out about it."""
+    def blocks(self, name: str, facts: Facts | None = None) -> Iterator[Float32[ndarray, "n"]]:
+        """Yield the merged elements of a tensor, block after block.
+
+        A block is overwritten by the next one. `facts` receives what was found out about the tensor.
+        """
         facts = {} if facts is None else facts
         group = self.plan.home(name)
         method = group.methods[name]
-        if isinstance(method, SpanMethod) and method.axis == "tensor":
-            yield from self._span_blocks(group, name, facts)
+        if self.is_span(name):
+            terms = self.terms(name)
+            facts |= self._span_facts(name)
+            yield from _sum_blocks(terms, group.inputs[0].info(name).size)
         elif isinstance(method, SpanMethod):
             origin = method.inputs.base == "optional" and not group.base
             yield from line_blocks(group.inputs, name, method, origin=origin)
         elif isinstance(method, ElementMethod):
-            yield from _element_blocks(group, method, name, self.seed)
-        else:
-            raise ConfigError(f"{name_of(type(method))} cannot be carried out block by block", "")
+            blocks = InputBlocks(group.inputs, name, self.seed, rows=method.rows)
+            survey = method.survey(blocks)
+            for block in blocks:
+                yield method.combine(survey, block)
+            facts |= method.facts(survey)
+        elif isinstance(method, DataMethod):
+            yield from data_blocks(group, method, name, facts)
 
     def save(
         self,
@@ -200,7 +258,7 @@ class Merge:
 
         Args:
             out: folder; must be empty or new without `resume` or `overwrite`.
-            donor: whose configuration and tokenizer the result gets; by default the base, else the first model.
+            donor: whose configuration and tokenizer the result gets; default: the base, else the first model.
             dtype: "F32", "BF16" or "F16" for all weights; by default each tensor keeps the first input's.
             shard_bytes: size of output shards.
             resume: go on with an interrupted merge of the same recipe and inputs.
@@ -213,14 +271,15 @@ class Merge:
             ConfigError: the folder is not empty.
             DiskFullError: there is not enough room.
         """
-        out = Path(out)
-        output.save(
-            out, self.plan, self.blocks, recipe=self.recipe, seed=self.seed,
-            donor=self.donor if donor is None else Checkpoint.open(donor), dtype=dtype, config={}, tokenizer=None,
-            shard_bytes=shard_bytes, resume=resume, overwrite=overwrite, hash_inputs=hash_inputs,
-            progress=progress or (lambda name, nbytes: None),
+        from heredity.merging.output import save
+
+        target = self.target._replace(dtype=dtype or self.target.dtype)
+        if donor is not None:
+            target = target._replace(donor=Checkpoint.open(donor), tokenizer=None)
+        return save(
+            self, Path(out), target, shard_bytes=shard_bytes, resume=resume, overwrite=overwrite,
+            hash_inputs=hash_inputs, progress=progress or (lambda name, nbytes: None),
         )  # fmt: skip
-        return out
 
     def load(self, model: Any) -> None:
         """Pour the result into a live torch model, without writing a file (needs the extra `models`).
@@ -231,32 +290,50 @@ class Merge:
         pour = import_module("heredity.models.pour").pour  # above us, and torch: only when asked for
         pour(self.point(), self.checkpoints, model)
 
-    def _span_blocks(self, group: Group, name: str, facts: dict[str, Any]) -> Iterator[Float32[ndarray, "n"]]:
+    def _span_facts(self, name: str) -> Facts:
         coefficients = self.coefficients_of(name)
-        facts["coefficients"] = [float(c) for c in coefficients]
+        facts: Facts = {"coefficients": [float(c) for c in coefficients]}
+        if name in self._grams:
+            raw = self._grams[name].raw()
+            norms = np.sqrt(raw.diagonal())
+            facts["norms"] = [float(norm) for norm in norms]
+            if len(norms) == 2:
+                facts["cosine"] = float(raw[0, 1] / (norms[0] * norms[1])) if norms.all() else 0.0
+        if len(coefficients) == 2 and coefficients.sum():
+            facts["t"] = float(coefficients[1] / coefficients.sum())
         if self.is_lerp(name):
             facts["lerp"] = True
-        terms = [
-            (checkpoint, float(c)) for checkpoint, c in zip(group.inputs, coefficients, strict=True) if c != 0
-        ]
-        size = group.inputs[0].info(name).size
-        out = np.empty(min(BLOCK, size), np.float32)
+        return facts
+
+
+def _sum_blocks(terms: Sequence[Term], size: int) -> Iterator[Float32[ndarray, "n"]]:
+    """Yield Σ coefficient · tensor in float32, one fused multiply-add for each term in order."""
+    used = [term for term in terms if term[2] != 0]
+    out = np.zeros(min(BLOCK, size), np.float32)
+    factors = np.array([coefficient for _, _, coefficient in used], np.float32)
+    with ExitStack() as stack:
+        readers = [stack.enter_context(checkpoint.reading(own)) for checkpoint, own, _ in used]
+        codes = np.array([code_of(reader.dtype) for reader in readers], np.int64)
+        widest = max((reader.item_bytes for reader in readers), default=4)
+        step = max(1 << 12, min(1 << 16, (32 << 20) // (widest * max(len(used), 1))) & ~0xFFF)
+        raw = np.empty((len(used), step * widest), np.uint8)
         for start in range(0, size, BLOCK):
             stop = min(size, start + BLOCK)
-            yield combine(terms, name, start, stop, out[: stop - start])
+            for low in range(start, stop, step):
+                high = min(stop, low + step)
+                for reader, row in zip(readers, raw, strict=True):
+                    reader.read_raw(low, high, row)
+                if used:
+                    weighted_sum(raw, codes, factors, out[low - start : high - start])
+            yield out[: stop - start]
 
 
-def span_coefficients(method: SpanMethod, gram: TensorGram, base: bool) -> Float64[ndarray, "inputs"]:
-    """Return a method's coefficients; where it may have a base and has none, the origin takes its place."""
-    if method.inputs.base == "optional" and not base:
-        return method.coefficients(from_origin(gram))[1:]
-    return method.coefficients(gram)
+def _reference(given: str | Path | Checkpoint | None, opened: Checkpoint) -> str:
+    return str(opened.path) if isinstance(given, Checkpoint) else str(given)
 
 
-def _element_blocks(
-    group: Group, method: ElementMethod, name: str, seed: int
-) -> Iterator[Float32[ndarray, "n"]]:
-    blocks = InputBlocks(group.inputs, name, seed, rows=method.rows)
-    survey = method.survey(blocks)
-    for block in blocks:
-        yield method.combine(survey, block)
+def _fields(method: Method) -> dict[str, Any]:
+    """Return a method's fields as the recipe has them, without those at their defaults."""
+    defaults = {f.encode_name: f.default for f in msgspec.structs.fields(method)}
+    plain: dict[str, Any] = msgspec.to_builtins(method)
+    return {key: value for key, value in plain.items() if value != defaults[key]}

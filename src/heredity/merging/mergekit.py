@@ -13,7 +13,7 @@ from heredity.errors import ConfigError
 from heredity.merging._discovery import method as find_method
 from heredity.merging._discovery import names
 from heredity.merging._method import Method
-from heredity.merging.recipe import _DTYPES, Recipe, Slice, Source
+from heredity.merging.recipe import DTYPES, Recipe, Slice, Source
 from heredity.merging.settings import Setting
 
 _TOP = (
@@ -163,7 +163,7 @@ def _tokenizer(values: Mapping[str, Any], path: Path, reader: _Reader) -> str | 
 def _dtype(values: Mapping[str, Any], path: Path) -> str | None:
     for key in ("out_dtype", "dtype"):
         if values.get(key) is not None:
-            if values[key] not in _DTYPES:
-                raise ConfigError(f"{path}: {key} '{values[key]}' cannot be written", f"one of {', '.join(_DTYPES)}")
-            return _DTYPES[values[key]]
+            if values[key] not in DTYPES:
+                raise ConfigError(f"{path}: {key} '{values[key]}' cannot be written", f"one of {', '.join(DTYPES)}")
+            return DTYPES[values[key]]
     return None

@@ -7,7 +7,6 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from heredity.checkpoint import Checkpoint
 from heredity.digests import FileState, known_sha256, sha256_of, state
 from heredity.errors import CheckpointError, DiskFullError
 from heredity.kernels.encode import encode
+from heredity.merging.engine import Facts, Merge, Target
 from heredity.merging.plan import Plan, output_dtype
 from heredity.run import to_toml
 from heredity.writer import CheckpointWriter, Planned, Shard, write_shard
@@ -28,8 +28,7 @@ from heredity.writer import CheckpointWriter, Planned, Shard, write_shard
 LOCK, RECIPE = "heredity.lock.json", "heredity.toml"
 _FACTS = ".heredity-facts-{}.json"  # of a finished shard, until the merge is whole
 
-Facts = dict[str, Any]
-Produced = Iterator[ndarray]
+Progress = Callable[[str, int], None]
 
 
 def planned_tensors(plan: Plan, dtype: str | None) -> list[Planned]:
@@ -38,91 +37,59 @@ def planned_tensors(plan: Plan, dtype: str | None) -> list[Planned]:
 
 
 def save(
+    merge: Merge,
     out: Path,
-    plan: Plan,
-    produce: Callable[[str, Facts], Produced],
+    target: Target,
     *,
-    recipe: Mapping[str, Any],
-    seed: int,
-    donor: Checkpoint,
-    dtype: str | None,
-    config: Mapping[str, Any],
-    tokenizer: Checkpoint | Path | None,
     shard_bytes: int,
     resume: bool,
     overwrite: bool,
     hash_inputs: bool,
-    progress: Callable[[str, int], None],
-) -> dict[str, Any]:
-    """Write the folder and return the lock.
-
-    Args:
-        out: folder.
-        plan: what to write.
-        produce: yields the float32 blocks of a tensor and fills its facts.
-        recipe: for the record.
-        seed: of random masks.
-        donor: whose config and tokenizer the result gets.
-        dtype: format of all weights, or None for each tensor's own.
-        config: entries that replace the donor's in config.json.
-        tokenizer: whose tokenizer, where it is not the donor's.
-        shard_bytes: size of output shards.
-        resume: go on with an interrupted merge of the same recipe and inputs.
-        overwrite: replace a checkpoint in the folder.
-        hash_inputs: read the inputs whose sha256 is not known yet once more, to record it.
-        progress: called with a tensor and its bytes when they are on their way to the disk.
+    progress: Progress,
+) -> Path:
+    """Write the folder: see `Merge.save`.
 
     Raises:
         CheckpointError: an input changed while it was merged.
         ConfigError: the folder is not empty.
         DiskFullError: there is not enough room.
     """
-    inputs = _inputs(plan)
+    inputs = list(merge.checkpoints.values())
     before = {file: state(file) for checkpoint in inputs for file in checkpoint.files}
-    tensors = planned_tensors(plan, dtype)
+    tensors = planned_tensors(merge.plan, target.dtype)
     _check_room(out, sum(t.nbytes for t in tensors), resume)
-    job = _digest({"recipe": recipe, "seed": seed, "inputs": _identity(before), "version": __version__})
-    writer = CheckpointWriter.open(
-        out, tensors, job=job, shard_bytes=shard_bytes, resume=resume, overwrite=overwrite
-    )
+    job = _digest({"recipe": merge.recipe, "seed": merge.seed, "inputs": _identity(before), "version": __version__})
+    writer = CheckpointWriter.open(out, tensors, job=job, shard_bytes=shard_bytes, resume=resume, overwrite=overwrite)
     for shard in writer.shards:
-        if shard.file not in writer.written:
+        if shard.file not in writer.written or not _facts_file(writer.path, shard).exists():
             facts: dict[str, Facts] = {}
-            written = write_shard(writer.path, shard, _maker(plan, produce, facts, progress))
+            written = write_shard(writer.path, shard, _maker(merge, facts, progress))
             _refuse_changed(before)
             write_text(_facts_file(writer.path, shard), json.dumps(facts))
             writer.add(written)
     lock = {
         "schema": 1,
         "heredity": __version__,
-        "seed": seed,
-        "recipe": dict(recipe),
+        "seed": merge.seed,
+        "recipe": dict(merge.recipe),
+        "models": dict(target.models),
         "inputs": [_input_record(checkpoint, hash_inputs) for checkpoint in inputs],
-        "donor": donor.name,
-        "notes": list(plan.notes),
-        "outputs": {
-            name: {"bytes": w.nbytes, "sha256": w.sha256} for name, w in sorted(writer.written.items())
-        },
+        "donor": target.donor.name,
+        "notes": list(merge.plan.notes),
+        "outputs": {name: {"bytes": w.nbytes, "sha256": w.sha256} for name, w in sorted(writer.written.items())},
         "tensors": _all_facts(writer),
     }
-    files = {
-        LOCK: json.dumps(lock, indent=1) + "\n",
-        RECIPE: to_toml(recipe),
-        "README.md": _card(out.name, lock),
-    }
-    writer.finish(donor=donor, files=files, config=config, tokenizer=tokenizer)
+    files = {LOCK: json.dumps(lock, indent=1) + "\n", RECIPE: to_toml(merge.recipe)}
+    files["README.md"] = _card(out.absolute().name, lock)
+    writer.finish(donor=target.donor, files=files, config=target.config, tokenizer=target.tokenizer)
     for shard in writer.shards:
         _facts_file(writer.path, shard).unlink(missing_ok=True)
-    return lock
+    return out
 
 
-def _maker(
-    plan: Plan,
-    produce: Callable[[str, Facts], Produced],
-    facts: dict[str, Facts],
-    progress: Callable[[str, int], None],
-) -> Callable[[Planned], Iterator[ndarray]]:
+def _maker(merge: Merge, facts: dict[str, Facts], progress: Progress) -> Callable[[Planned], Iterator[ndarray]]:
     """Return what makes the bytes of a tensor and keeps its facts."""
+    plan = merge.plan
 
     def make(tensor: Planned) -> Iterator[ndarray]:
         if tensor.name in plan.copied:
@@ -130,19 +97,12 @@ def _maker(
             yield plan.groups[plan.copied[tensor.name]].inputs[0].raw(tensor.name)
             return
         facts[tensor.name] = {}
-        for block in produce(tensor.name, facts[tensor.name]):
+        for block in merge.blocks(tensor.name, facts[tensor.name]):
             piece = encode(block, tensor.dtype)
             progress(tensor.name, piece.nbytes)
             yield piece
 
     return make
-
-
-def _inputs(plan: Plan) -> list[Checkpoint]:
-    found: dict[Path, Checkpoint] = {}
-    for checkpoint in chain.from_iterable(group.inputs for group in plan.groups):
-        found.setdefault(checkpoint.path, checkpoint)
-    return list(found.values())
 
 
 def _check_room(out: Path, needed_bytes: int, resume: bool) -> None:

@@ -4,9 +4,11 @@ A `Group` is a set of inputs seen under the names of the result; most merges hav
 for each slice.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from heredity.anatomy import kind_of
 from heredity.checkpoint import Checkpoint, TensorInfo
 from heredity.errors import ConfigError, MismatchError
 from heredity.kernels.decode import CODES
@@ -84,42 +86,53 @@ def order_inputs(
     """Return the inputs with the base first, and whether there is one, as the method asks for it.
 
     Raises:
-        ConfigError: the method needs a base or takes another number of models.
+        ConfigError: the method needs a base, has none, or takes another number of models.
     """
     wants, name = kind.inputs, name_of(kind)
+    others = models if base is None else [m for m in models if m.path != base.path]
     if wants.base == "first" and base is None and models:
-        base = models[0]
+        base, others = models[0], models[1:]
     if wants.base == "required" and base is None:
-        raise ConfigError(
-            f"{name} works on differences from a base, and no base is named", "name it: base = …"
-        )
-    others = [m for m in models if base is None or m.path != base.path]
+        raise ConfigError(f"{name} works on differences from a base, and none is named", "name it: base = …")
     if wants.base == "ignored":
-        others, base = (models if base is None or len(others) < len(models) else [*models, base]), None
-    count = len(others)
-    if count < wants.least or (wants.most is not None and count > wants.most):
-        most = "" if wants.most == wants.least else " or more" if wants.most is None else f" to {wants.most}"
-        besides = "" if wants.base == "ignored" else " besides the base"
-        raise ConfigError(
-            f"{name} takes {wants.least}{most} model{'s' if wants.least != 1 or most else ''}{besides}, got {count}",
-            "heredity methods says what each method takes",
-        )
+        if base is not None and len(others) == len(models):
+            raise ConfigError(f"{name} has no use for a base", "list it among the models, or leave it out")
+        others, base = models, None
+    check_count(kind, len(others), based=base is not None)
     return ([base, *others] if base is not None else others), base is not None
 
 
-def aligned(inputs: Sequence[Checkpoint], notes: list[str]) -> tuple[Checkpoint, ...]:
+def check_count(kind: type[Method], count: int, *, based: bool) -> None:
+    """Check that a method takes this number of models, not counting the base.
+
+    Raises:
+        ConfigError: it takes more or fewer.
+    """
+    least, most = kind.inputs.least, kind.inputs.most
+    if count < least or (most is not None and count > most):
+        range_ = f"{least}" if most == least else f"{least} or more" if most is None else f"{least} to {most}"
+        besides = " besides the base" if based else ""
+        raise ConfigError(
+            f"{name_of(kind)} takes {range_} models{besides}, got {count}", "heredity methods has the numbers"
+        )
+
+
+def aligned(
+    inputs: Sequence[Checkpoint], notes: list[str], *, join: bool = False
+) -> tuple[Checkpoint, ...]:
     """Return views of the inputs with the first one's tensors.
 
-    A head that an input lacks because it is tied to the embedding is read from the embedding.
+    A head that an input lacks because it is tied to the embedding is read from the embedding. With `join`
+    embeddings may have different numbers of rows.
 
     Raises:
         MismatchError: a tensor is missing, superfluous or has another shape.
     """
     first = inputs[0]
-    return (first, *(_like(first, other, notes) for other in inputs[1:]))
+    return (first, *(_like(first, other, notes, join) for other in inputs[1:]))
 
 
-def _like(first: Checkpoint, other: Checkpoint, notes: list[str]) -> Checkpoint:
+def _like(first: Checkpoint, other: Checkpoint, notes: list[str], join: bool) -> Checkpoint:
     names: dict[str, str] = {}
     for name, info in first.tensors.items():
         own = name if name in other.tensors else _tied_source(name, other)
@@ -130,7 +143,8 @@ def _like(first: Checkpoint, other: Checkpoint, notes: list[str]) -> Checkpoint:
             )
         if own != name:
             notes.append(f"{other.name}: {name} is tied, read from {own}")
-        if other.info(own).shape != info.shape:
+        shape = other.info(own).shape
+        if shape != info.shape and not (join and shape[1:] == info.shape[1:] and holds_tokens(name)):
             raise MismatchError(
                 f"tensor {name}: {list(info.shape)} in {info.file}, {list(other.info(own).shape)} in {other.info(own).file}",
                 'for different vocabularies name the tokenizer to merge into: tokenizer = "union"; '
@@ -152,6 +166,13 @@ def _like(first: Checkpoint, other: Checkpoint, notes: list[str]) -> Checkpoint:
         if all(new == own for new, own in names.items()) and len(names) == len(other.tensors)
         else other.renamed(names)
     )
+
+
+def holds_tokens(name: str) -> bool:
+    """Say whether the rows of a tensor belong to tokens: input embeddings, output heads and their biases."""
+    if kind_of(name) == "embedding":
+        return re.search(r"position|token_type|wpe", name) is None
+    return re.search(r"(^|\.)(lm_head|embed_out|cls\.predictions(\.decoder)?)\.(weight|bias)$", name) is not None
 
 
 def _tied_source(name: str, checkpoint: Checkpoint) -> str | None:

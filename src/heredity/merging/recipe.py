@@ -21,7 +21,7 @@ _RESERVED = (
     "method", "base", "models", "slices", "dtype", "tokenizer", "donor", "seed", "family", "members", "labels",
     "expression",
 )  # fmt: skip
-_DTYPES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"} | {d: d for d in ("F32", "BF16", "F16")}
+DTYPES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"} | {d: d for d in ("F32", "BF16", "F16")}
 
 
 class Source(Struct, frozen=True, kw_only=True):
@@ -278,9 +278,9 @@ def _gradient(value: Any) -> Setting:
 def _dtype(value: Any, where: str) -> str | None:
     if value is None:
         return None
-    if value not in _DTYPES:
-        raise ConfigError(f"dtype '{value}' cannot be written - at {where}", f"one of {', '.join(_DTYPES)}")
-    return _DTYPES[value]
+    if value not in DTYPES:
+        raise ConfigError(f"dtype '{value}' cannot be written - at {where}", f"one of {', '.join(DTYPES)}")
+    return DTYPES[value]
 
 
 def _slice_record(entry: Slice) -> dict[str, Any]:

@@ -1,0 +1,106 @@
+"""Statistics of text that merging reads: input Gram matrices of linear layers, diagonal Fisher information.
+
+A file is one safetensors file. `input_gram/TENSOR` is float32 or float64 [d_in, d_in], Σ x xᵀ over tokens divided
+by their number; `fisher/TENSOR` has the tensor's shape, the mean squared gradient. The header's metadata says
+what it was made of: kind, n_tokens, model, digest of the token stream.
+"""
+
+import json
+import struct
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float32, Float64
+from numpy import ndarray
+
+from heredity.atomic import writing
+from heredity.errors import StoreError
+from heredity.header import TensorInfo, read_header
+from heredity.readers import opened
+
+_GRAM, _FISHER = "input_gram/", "fisher/"
+
+
+class Statistics:
+    """An open statistics file; tensors are read when they are asked for.
+
+    Attributes:
+        path: of the file.
+        metadata: what it was made of.
+    """
+
+    def __init__(self, path: Path, tensors: Mapping[str, TensorInfo], metadata: Mapping[str, str]) -> None:
+        self.path, self._tensors, self.metadata = path, tensors, metadata
+
+    @classmethod
+    def open(cls, path: Path | str) -> "Statistics":
+        """Open a file.
+
+        Raises:
+            StoreError: it holds no statistics.
+            CheckpointError: missing, truncated or damaged.
+        """
+        tensors, metadata = read_header(Path(path))
+        if not any(name.startswith((_GRAM, _FISHER)) for name in tensors):
+            raise StoreError(f"{path}: holds no statistics", "heredity harvest --input-gram or --fisher makes them")
+        return cls(Path(path), tensors, metadata)
+
+    def has_input_gram(self, tensor: str) -> bool:
+        """Say whether the inputs of a layer were recorded."""
+        return _GRAM + tensor in self._tensors
+
+    def has_fisher(self, tensor: str) -> bool:
+        """Say whether a tensor's Fisher information was recorded."""
+        return _FISHER + tensor in self._tensors
+
+    def input_gram(self, tensor: str) -> Float64[ndarray, "d_in d_in"]:
+        """Return the mean of x xᵀ over the tokens that came into a layer."""
+        return self._read(_GRAM + tensor).astype(np.float64)
+
+    def fisher(self, tensor: str) -> Float64[ndarray, "..."]:
+        """Return the mean squared gradient of the log-likelihood, element by element."""
+        return self._read(_FISHER + tensor).astype(np.float64)
+
+    def _read(self, name: str) -> Float32[ndarray, "..."]:
+        if name not in self._tensors:
+            raise StoreError(f"{self.path}: has no {name}", "harvest it again")
+        info = self._tensors[name]
+        with opened(info) as reader:
+            values = reader.read(0, info.size)
+        if not np.isfinite(values).all():
+            raise StoreError(f"{self.path}: {name} holds NaN or infinity", "harvest it again")
+        return values.reshape(info.shape)
+
+
+def write_statistics(
+    path: Path | str,
+    *,
+    input_grams: Mapping[str, Float32[ndarray, "d d"]] | None = None,
+    fisher: Mapping[str, Float32[ndarray, "..."]] | None = None,
+    metadata: Mapping[str, str] | None = None,
+) -> Path:
+    """Write a statistics file, whole or not at all.
+
+    Args:
+        path: of the file.
+        input_grams: tensor → mean of x xᵀ over tokens.
+        fisher: tensor → mean squared gradient.
+        metadata: what it was made of.
+    """
+    path = Path(path)
+    arrays = {_GRAM + name: value for name, value in (input_grams or {}).items()}
+    arrays |= {_FISHER + name: value for name, value in (fisher or {}).items()}
+    header: dict[str, object] = {"__metadata__": dict(metadata or {})}
+    offset = 0
+    for name, value in sorted(arrays.items()):
+        size = 4 * value.size
+        header[name] = {"dtype": "F32", "shape": list(value.shape), "data_offsets": [offset, offset + size]}
+        offset += size
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    with writing(path) as file:
+        file.write(struct.pack("<Q", len(text)) + text)
+        for _, value in sorted(arrays.items()):
+            file.write(np.ascontiguousarray(value, np.float32).data)
+    return path
