@@ -224,17 +224,18 @@ def _toml_lines(values: Mapping[str, Any], path: tuple[str, ...]) -> list[str]:
         if not _is_table(value):
             continue
         inner = (*path, _toml_key(name))
-        tables = value if isinstance(value, list) else [value]
+        several = not isinstance(value, Mapping)
+        tables = value if several else [value]
         for table in tables:
             head = ".".join(inner)
-            lines += ["", f"[[{head}]]" if isinstance(value, list) else f"[{head}]", *_toml_lines(table, inner)]
+            lines += ["", f"[[{head}]]" if several else f"[{head}]", *_toml_lines(table, inner)]
     return lines
 
 
 def _is_table(value: Any) -> bool:
     if isinstance(value, Mapping):
         return True
-    return isinstance(value, list) and bool(value) and all(isinstance(v, Mapping) for v in value)
+    return isinstance(value, list | tuple) and bool(value) and all(isinstance(v, Mapping) for v in value)
 
 
 def _toml_key(name: str) -> str:
@@ -254,7 +255,7 @@ def _toml_value(value: Any) -> str:
     if isinstance(value, list | tuple):
         return "[" + ", ".join(_toml_value(v) for v in value) + "]"
     if isinstance(value, Mapping):
-        return "{ " + ", ".join(f"{_toml_key(k)} = {_toml_value(v)}" for k, v in value.items()) + " }"
+        return "{ " + ", ".join(f"{_toml_key(k)} = {_toml_value(v)}" for k, v in value.items() if v is not None) + " }"
     return repr(value)
 
 

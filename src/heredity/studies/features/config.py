@@ -10,6 +10,7 @@ from msgspec import Meta
 
 from heredity.corpora.documents import CorpusSpec
 from heredity.errors import ConfigError
+from heredity.features.verdicts import Tracking
 from heredity.models.train import LmTraining
 
 PRESETS = ("smoke", "small", "paper")
@@ -96,6 +97,7 @@ class Sae(_Settings, frozen=True, kw_only=True):
         mix: "shared" trains every SAE on the same tokens of all domains; "cumulative" on the domains that its
             member has seen, as the paper does.
         stream_tokens: distinct training tokens harvested per domain.
+        evaluation_tokens: held-out tokens per domain on which quality is measured.
     """
 
     site: str
@@ -108,26 +110,7 @@ class Sae(_Settings, frozen=True, kw_only=True):
     l1: Annotated[float, Meta(gt=0)] = 1e-3
     mix: Literal["shared", "cumulative"] = "shared"
     stream_tokens: Count = 100_000
-
-
-class Lineage(_Settings, frozen=True, kw_only=True):
-    """How features are matched; the definitions are in docs/lineage.md.
-
-    Attributes:
-        tau: correlation at which two latents count as the same feature.
-        firings: fewest firings of its own for a latent to be judged, and fewest joint ones for a match.
-        candidates: best partners kept per latent for the resampled maximum.
-        shifts: within-domain shifts of the floor.
-        resamples: bootstrap draws of documents and seeds.
-        highlights: features shown per edge and kind.
-    """
-
-    tau: Annotated[float, Meta(gt=0, le=1)] = 0.80
-    firings: Count = 50
-    candidates: Count = 8
-    shifts: Annotated[int, Meta(ge=20)] = 20
-    resamples: Annotated[int, Meta(ge=50)] = 200
-    highlights: Count = 10
+    evaluation_tokens: Count = 16_000
 
 
 class StudyConfig(_Settings, frozen=True, kw_only=True):
@@ -135,6 +118,8 @@ class StudyConfig(_Settings, frozen=True, kw_only=True):
 
     Attributes:
         name: of the family.
+        lineage: how features are matched; the definitions are in docs/features.md.
+        highlights: features shown per edge and kind.
         threads: of the language models' training, recorded because sums depend on it.
         workers: processes for SAEs; they do not change a number.
     """
@@ -145,7 +130,8 @@ class StudyConfig(_Settings, frozen=True, kw_only=True):
     children: tuple[Child, Child]
     merge: Merge
     sae: Sae
-    lineage: Lineage = Lineage()
+    lineage: Tracking = Tracking()
+    highlights: Count = 10
     threads: Count = 2
     workers: Count = 2
 
