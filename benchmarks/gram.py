@@ -1,0 +1,297 @@
+"""Cost of one Gram pass against the floor of the same bytes: read, decode, multiply, all measured in one run.
+
+    python benchmarks/gram.py passes  [--members 8] [--preset gpt2] [--folder DIR]   ratio to the floor
+    python benchmarks/gram.py curve   [--members 8 16 32 64]                         CPU seconds per member
+    python benchmarks/gram.py billion [--members 32]                                 1.1 B each, by tensor ranges
+
+CPU seconds of a process are compared, never wall seconds; every measurement runs in a fresh process with one thread.
+Checkpoints are synthesised (base ~ N(0, 0.02), member = base + 0.1 · 0.02 · noise) and removed unless --folder is given.
+"""
+
+import argparse
+import json
+import multiprocessing
+import os
+import resource
+import shutil
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"):
+    os.environ.setdefault(variable, "1")
+
+import numpy as np
+
+from heredity import seeds
+from heredity.kernels.encode import encode
+from heredity.writer import CheckpointWriter, Planned, write_shard
+
+PRESETS = {  # layers, width, inner width, width of keys and values, vocabulary
+    "pico": (2, 128, 384, 64, 1000),
+    "gpt2": (12, 768, 3072, 768, 50257),
+    "tinyllama": (22, 2048, 5632, 256, 32000),
+}
+RELATIVE = 0.1
+
+
+def shapes(preset: str) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of a Llama-shaped model; gpt2 has 124 M parameters, tinyllama 1.1 B (embedding untied)."""
+    layers, d, inner, kv, vocabulary = PRESETS[preset]
+    found: dict[str, tuple[int, ...]] = {
+        "model.embed_tokens.weight": (vocabulary, d),
+        "model.norm.weight": (d,),
+    }
+    for i in range(layers):
+        p = f"model.layers.{i}."
+        found |= {f"{p}self_attn.q_proj.weight": (d, d), f"{p}self_attn.o_proj.weight": (d, d)}
+        found |= {f"{p}self_attn.k_proj.weight": (kv, d), f"{p}self_attn.v_proj.weight": (kv, d)}
+        if preset == "gpt2":  # two matrices, as GPT-2 has
+            found |= {f"{p}mlp.up_proj.weight": (inner, d), f"{p}mlp.down_proj.weight": (d, inner)}
+        else:
+            found |= {f"{p}mlp.{x}_proj.weight": (inner, d) for x in ("gate", "up")}
+            found |= {f"{p}mlp.down_proj.weight": (d, inner)}
+        found |= {f"{p}input_layernorm.weight": (d,), f"{p}post_attention_layernorm.weight": (d,)}
+    return found if preset != "tinyllama" else {**found, "lm_head.weight": (vocabulary, d)}
+
+
+def synthesise(folder: Path, member: str, names: dict[str, tuple[int, ...]]) -> None:
+    """Write one bf16 checkpoint; a tensor depends on nothing but the member's and its own name."""
+    if (folder / "config.json").exists():
+        return
+    plan = [Planned(name, "BF16", shape) for name, shape in names.items()]
+    writer = CheckpointWriter.open(folder, plan, job=member, overwrite=True)
+
+    def produce(tensor: Planned) -> Any:
+        size, step = int(np.prod(tensor.shape)), 1 << 22
+        for start in range(0, size, step):
+            n = min(step, size - start)
+            block = 0.02 * seeds.generator(0, "base", tensor.name, start).standard_normal(n, np.float32)
+            if member != "base":
+                block += (
+                    RELATIVE
+                    * 0.02
+                    * seeds.generator(0, member, tensor.name, start).standard_normal(n, np.float32)
+                )
+            yield encode(block, "BF16")
+
+    for shard in writer.pending():
+        writer.add(write_shard(folder, shard, produce))
+    writer.finish(
+        donor=None, files={"config.json": json.dumps({"model_type": "llama", "tie_word_embeddings": True})}
+    )
+
+
+def measured(task: Callable[..., Any], *arguments: Any) -> dict[str, Any]:
+    """Run a task in a fresh process; return its CPU and wall seconds, its anonymous peak, and its result."""
+    context = multiprocessing.get_context("spawn")
+    parent, child = context.Pipe()
+    process = context.Process(target=_child, args=(child, task, arguments))
+    process.start()
+    found: dict[str, Any] = parent.recv()
+    process.join()
+    return found
+
+
+def floor(paths: list[str]) -> dict[str, float]:
+    """Read and decode every byte once, and multiply blocks of [K + 1, 65536] by their transpose, each timed apart."""
+    from heredity import Checkpoint
+    from heredity.kernels.decode import decode_block
+
+    checkpoints = [Checkpoint.open(path) for path in paths]
+    block = np.random.default_rng(0).normal(size=(len(paths), 1 << 16)).astype(np.float32)
+    product, buffer, out = (
+        np.zeros((len(paths),) * 2),
+        np.empty(1 << 17, np.uint8),
+        np.empty(1 << 16, np.float32),
+    )
+    decode_block(buffer, 1, out)  # compiled, or read from the cache, before the clock starts
+    seconds = dict.fromkeys(("read", "decode", "gemm"), 0.0)
+    for name, info in checkpoints[0].tensors.items():
+        if name == "lm_head.weight":
+            continue
+        for start in range(0, info.size, 1 << 16):
+            stop = min(info.size, start + (1 << 16))
+            for checkpoint in checkpoints:
+                t0 = time.process_time()
+                with checkpoint.reading(name) as reader:
+                    t0 = time.process_time()
+                    reader.read_raw(start, stop, buffer)
+                t1 = time.process_time()
+                decode_block(buffer, 1, out[: stop - start])
+                seconds["read"] += t1 - t0
+                seconds["decode"] += time.process_time() - t1
+            t0 = time.process_time()
+            product += block[:, : stop - start] @ block[:, : stop - start].T
+            seconds["gemm"] += time.process_time() - t0
+    return seconds
+
+
+def gram(paths: list[str], elements: bool) -> float:
+    """Measure a family; return the CPU seconds of the pass itself, without imports and headers."""
+    from heredity import Checkpoint, Gram
+
+    checkpoints = {Path(path).name: Checkpoint.open(path) for path in paths}
+    small = {
+        n: c.renamed({"model.norm.weight": "model.norm.weight"}) for n, c in list(checkpoints.items())[:2]
+    }
+    Gram.compute(small, reference="base", elements=elements)
+    started = time.process_time()
+    found = Gram.compute(checkpoints, reference="base", elements=elements)
+    cosine = found.total()["all"].deltas
+    assert abs(cosine[0, 1]) / cosine[0, 0] < 0.01, "independent members must be orthogonal"
+    return time.process_time() - started
+
+
+def digest(paths: list[str]) -> None:
+    """Hash all files."""
+    import hashlib
+
+    for path in paths:
+        with (Path(path) / "model.safetensors").open("rb") as file:
+            hashlib.file_digest(file, "sha256")
+
+
+def passes(folder: Path, preset: str, members: int) -> None:
+    """Print the ratio of the pass to the floor."""
+    paths = prepared(folder, preset, members)
+    size = sum(int(np.prod(s)) for n, s in shapes(preset).items() if n != "lm_head.weight")
+    rounds = [(measured(floor, paths)["result"], measured(gram, paths, False)) for _ in range(3)]
+    bottom, plain = min(rounds, key=lambda r: r[1]["result"])
+    bottom = {part: min(r[0][part] for r in rounds) for part in bottom}
+    total = sum(bottom.values())
+    counted, hashed = measured(gram, paths, True), measured(digest, paths)
+    print(
+        f"{members} members + base, {size / 1e6:.0f} M parameters each, bf16, {2 * size * (members + 1) / 1e9:.2f} GB"
+    )
+    print(
+        "floor: " + ", ".join(f"{part} {s:.2f}" for part, s in bottom.items()) + f", in all {total:.2f} CPU s"
+    )
+    print(f"pass: {plain['result']:.2f} CPU s = {plain['result'] / total:.2f} × the floor")
+    print(
+        f"whole process with start-up: {plain['cpu_seconds']:.2f} CPU s, {plain['wall_seconds']:.2f} s wall"
+    )
+    print(f"peak anonymous memory: {plain['anonymous_mb']:.0f} MB")
+    print(
+        f"apart: element statistics +{counted['result'] - plain['result']:.2f} CPU s; hashing {hashed['cpu_seconds']:.2f} CPU s"
+    )
+
+
+def curve(folder: Path, preset: str, counts: list[int]) -> None:
+    """Print CPU seconds per member as the family grows; beyond the K² term it must be flat."""
+    paths = prepared(folder, preset, max(counts))
+    for k in counts:
+        found = measured(gram, paths[: k + 1], False)
+        least = measured(floor, paths[: k + 1])["result"]
+        print(f"K = {k:3d}: {found['result']:7.2f} CPU s, {found['result'] / (k + 1):.3f} per model, "
+              f"{found['result'] / sum(least.values()):.2f} × the floor (read {least['read']:.2f}, decode "
+              f"{least['decode']:.2f}, gemm {least['gemm']:.2f}), anonymous {found['anonymous_mb']:.0f} MB")  # fmt: skip
+
+
+def billion(folder: Path, members: int) -> None:
+    """Measure 1.1 B × members within the disk of one tensor range: synthesise it for all members, measure, delete."""
+    from heredity.gram import grams_of
+
+    tensors: dict[str, Any] = {}
+    cpu = peak = disk = 0.0
+    names = shapes("tinyllama")
+    groups = [dict(list(names.items())[i : i + 12]) for i in range(0, len(names), 12)]
+    for number, group in enumerate(groups):
+        part = folder / f"range{number}"
+        for member in range(members + 1):
+            synthesise(
+                part / ("base" if member == 0 else f"m{member:02d}"),
+                "base" if member == 0 else f"m{member:02d}",
+                group,
+            )
+        paths = [str(p) for p in sorted(part.iterdir())]
+        disk = max(disk, sum(f.stat().st_size for f in part.rglob("*.safetensors")) / 1e9)
+        found = measured(ranged, paths)
+        cpu, peak = cpu + found["cpu_seconds"], max(peak, found["anonymous_mb"])
+        tensors |= found["result"]
+        shutil.rmtree(part)
+        print(
+            f"{len(tensors)}/{len(names)} tensors, {cpu:.1f} CPU s, disk {disk:.1f} GB, anonymous {peak:.0f} MB",
+            flush=True,
+        )
+    total = grams_of(tensors, "base").total()["all"]
+    norms = np.sqrt(np.diagonal(total.deltas))
+    cosines = (total.deltas / np.outer(norms, norms))[np.triu_indices(members, 1)]
+    print(
+        f"{members} × {total.size / 1e9:.2f} B: cosines of independent members {cosines.min():.1e} … {cosines.max():.1e}"
+    )
+
+
+def ranged(paths: list[str]) -> Any:
+    """Measure one range of tensors, heads included."""
+    from heredity import Checkpoint, Gram
+
+    return Gram.compute(
+        {Path(p).name: Checkpoint.open(p) for p in paths}, reference="base", include_head=True
+    ).tensors
+
+
+def prepared(folder: Path, preset: str, members: int) -> list[str]:
+    """Write the family where it is not there yet; return its folders, the base first."""
+    names = ["base", *(f"m{i:02d}" for i in range(1, members + 1))]
+    for name in names:
+        synthesise(folder / preset / name, name, shapes(preset))
+    return [str(folder / preset / name) for name in names]
+
+
+def _child(pipe: Any, task: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+    import threading
+
+    peak, stop = [0.0], threading.Event()
+
+    def watch() -> None:
+        while not stop.wait(0.05):
+            lines = Path("/proc/self/status").read_text().splitlines()
+            peak[0] = max(
+                peak[0], next(int(line.split()[1]) / 1e3 for line in lines if line.startswith("RssAnon"))
+            )
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    started = time.perf_counter()
+    result = task(*arguments)
+    wall = time.perf_counter() - started
+    stop.set()
+    watcher.join()
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    facts = {
+        "cpu_seconds": usage.ru_utime + usage.ru_stime,
+        "wall_seconds": wall,
+        "anonymous_mb": peak[0],
+        "result": result,
+    }
+    pipe.send(facts)
+
+
+def main() -> None:
+    """Parse the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("what", choices=["passes", "curve", "billion"])
+    parser.add_argument("--members", type=int, nargs="+", default=[8])
+    parser.add_argument("--preset", choices=PRESETS, default="gpt2")
+    parser.add_argument("--folder", type=Path)
+    options = parser.parse_args()
+    folder = options.folder or Path(tempfile.mkdtemp(prefix="heredity-gram-"))
+    try:
+        if options.what == "passes":
+            passes(folder, options.preset, options.members[0])
+        elif options.what == "curve":
+            curve(folder, options.preset, options.members if len(options.members) > 1 else [8, 16, 32, 64])
+        else:
+            billion(folder, options.members[0])
+    finally:
+        if options.folder is None:
+            shutil.rmtree(folder)
+
+
+if __name__ == "__main__":
+    main()
