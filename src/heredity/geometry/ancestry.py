@@ -23,6 +23,8 @@ TURN = 0.2
 """A model is a child of another if their turn is at most this; siblings reach it with a cosine above 0.92."""
 CARRIED = 0.5
 """A child carries at least this share of its parent's task vector, beside all others'."""
+NEARER = 0.95
+"""A parent is at most this far, relative to the base: an early checkpoint of the same run is out of reach."""
 COPY = 1e-6
 """Models nearer than this, relative to their norm, are copies."""
 
@@ -150,7 +152,7 @@ def _judged(
     exact = score <= allowed.residual
     if not exact:
         with_model = min(refit(p, [model, *(other for other in others if other != p)]) for p in found.parents)
-        if alone or score > 0.5 * with_model:
+        if alone or score > 0.7 * with_model:
             return None
     parents = found.parents
     coefficients, precision = tuple(map(float, found.coefficients)), tuple(map(float, allowed.precision))
@@ -231,18 +233,25 @@ def _ancestors(
     turns: Float[ndarray, "n n"],
 ) -> dict[int, list[int]]:
     """List for each model those it goes on from: surest pairs first, no circles, until nothing is added."""
-    pairs = [(p, c) for c in models for p in distinct if p != c and turns[p, c] <= TURN and total[p, p] > 0]
+    squares = np.diagonal(total)
+    nearer = squares[:, None] + squares[None, :] - 2 * total <= NEARER**2 * squares[None, :]
+    pairs = [(p, c) for c in models for p in distinct if p != c and turns[p, c] <= TURN and nearer[p, c]]
     pairs.sort(key=lambda pair: (turns[pair], pair))
+    spanned = [entry.model for entry in merges]
     edges, ancestors = list(merges), {model: list[int]() for model in models}
     grown = True
     while grown:
         grown = False
         for parent, child in pairs:
-            below = _descendants(edges).get(child, ())
+            every = _descendants(edges)
+            below = every.get(child, ())
             if parent in below or parent in ancestors[child]:
                 continue
             surer = [x for x in distinct if turns[child, x] <= turns[parent, child]]
-            others = [p for p in distinct if p not in (child, *below, *surer) and total[p, p] > 0]
+            # Merges, and what the parent is made of, span the same space again: its share would be anyone's.
+            same = [x for x in distinct if x in spanned or parent in every.get(x, ())]
+            others = [x for x in distinct if x not in (child, *below, *surer) and total[x, x] > 0]
+            others = [x for x in others if x == parent or x not in same]
             if parent in others and _carries(child, parent, others, total):
                 ancestors[child].append(parent)
                 edges.append(Descent(child, "finetune", (parent,)))
