@@ -117,6 +117,13 @@ def test_a_sample_of_shingles_finds_the_same_copies(monkeypatch: pytest.MonkeyPa
     assert find_copies(documents, seed=0) == everything
 
 
+def test_more_copies_than_a_shingle_proposes_are_all_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(duplicates, "_FIRST", 5)
+    licence = prose(1, 200)
+    documents = [doc(f"a/{n:02}", licence + prose(100 + n, 40)) for n in range(40)]
+    assert len(find_copies([*documents, *corpus(10)], seed=0)) == 39
+
+
 @settings(max_examples=25, deadline=None)
 @given(st.lists(st.text(alphabet="abcdk \n", max_size=40), min_size=1, max_size=8), st.randoms())
 def test_what_is_kept_holds_no_copies(texts: list[str], rng: random.Random) -> None:

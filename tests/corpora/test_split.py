@@ -53,10 +53,23 @@ def test_the_bytes_follow_the_fractions(count: int) -> None:
 
 
 def test_a_giant_document_empties_no_split() -> None:
-    for seed in range(20):
-        result = split(sized([10**6, *[100] * 20]), seed=seed)
+    for seed in range(10):
+        result = split(sized([10**5, *[100] * 20]), seed=seed)
         assert "d/0" in keys(result)["train"]
         assert min(len(result.validation), len(result.test)) >= 2
+
+
+def test_no_document_is_most_of_what_is_measured() -> None:
+    sizes = [400, 330, 190, *[10] * 170]  # two of more than half of the test split's share
+    for seed in range(20):
+        result = split(sized(sizes), seed=seed)
+        assert {"d/0", "d/1"} <= set(keys(result)["train"])
+        assert max(d.size_bytes for d in result.test) <= sum(d.size_bytes for d in result.test) / 2
+
+
+def test_few_documents_are_still_chosen_by_the_seed() -> None:
+    chosen = {tuple(keys(split(sized([100 + n for n in range(8)]), seed=seed))["test"]) for seed in range(20)}
+    assert len(chosen) > 4
 
 
 def test_the_seed_chooses_and_position_does_not() -> None:

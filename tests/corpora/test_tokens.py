@@ -195,3 +195,25 @@ def test_a_full_disk_leaves_nothing(
     with pytest.raises(DiskFullError, match="the disk is full"):
         make(tokenizer_file, tmp_path / "s")
     assert [p.name for p in tmp_path.iterdir()] == ["cache"]
+
+
+def test_spread_takes_a_piece_of_every_document(tokenizer_file: Path, tmp_path: Path) -> None:
+    documents = [*corpus(6, "plays", words=600), *corpus(9, "code", words=40)]
+    kept = write_stream(
+        documents, tokenizer_file, tmp_path / "s", context=CONTEXT, max_tokens_per_domain=640, spread=True
+    )
+    packed = make(tokenizer_file, tmp_path / "p", documents, 640)
+    plays = kept.of("plays")
+    assert plays.n_tokens == packed.of("plays").n_tokens == 640
+    assert len(plays.document_keys) == 6 > len(packed.of("plays").document_keys)
+    lengths = np.bincount(plays.document)
+    assert lengths.max() - lengths.min() <= 6  # the last one is cut to a whole block
+    tokenizer, texts = open_tokenizer(tokenizer_file), {d.key: d.text for d in documents}
+    for number, key in enumerate(plays.document_keys):
+        ids = np.asarray(plays.tokens[plays.document == number])
+        assert tokenizer.decode(ids[ids > 1], skip_special_tokens=False).strip("\ufffd") in texts[key]
+    again = write_stream(
+        documents[::-1][9:] + documents[6:], tokenizer_file, tmp_path / "t", context=CONTEXT, max_tokens_per_domain=640,
+        spread=True,
+    )  # fmt: skip
+    assert np.array_equal(again.tokens, kept.tokens)

@@ -6,7 +6,8 @@ five such words that the larger one has too.  Source: containment of shingles, B
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from functools import lru_cache
 from hashlib import blake2b
 
 import numpy as np
@@ -19,10 +20,8 @@ from heredity.corpora.documents import Document, keyed_order
 
 THRESHOLD = 0.3  # of the smaller document; docs/corpora.md has the measured margin on both sides
 _RUN = 5  # words of a shingle
-_MOST_SHINGLES = (
-    1 << 23
-)  # beyond, a keyed sample of the shingles proposes pairs; each is then measured on all
-_COMMON = 1000  # a shingle of more documents than this is boilerplate: it proposes no pair
+_MOST_SHINGLES = 1 << 23  # beyond, a sample of them proposes pairs; each pair is then measured on all
+_FIRST = 256  # a shingle proposes pairs with the first so many documents that have it: boilerplate has no end
 _ROWS = 1024  # documents compared with all others at a time
 
 
@@ -50,6 +49,8 @@ def find_copies(documents: Sequence[Document], *, seed: int) -> list[Copy]:
     Of two copies the one with more distinct shingles is kept, as it is the more complete; equals are decided
     by a keyed hash. The result does not depend on the order of the documents.
     """
+    if not documents:
+        return []
     ordered = keyed_order(list(documents), seed, "copies")
     first: dict[bytes, Document] = {}
     repeated = []
@@ -69,7 +70,7 @@ def similarity(first: UInt64[ndarray, " n"], second: UInt64[ndarray, " m"]) -> f
     return len(np.intersect1d(first, second, assume_unique=True)) / smaller if smaller else 0.0
 
 
-def shingles(texts: Sequence[str]) -> Iterator[UInt64[ndarray, " n"]]:
+def shingles(texts: Iterable[str]) -> Iterator[UInt64[ndarray, " n"]]:
     """Yield, for each text, the sorted distinct hashes of its runs of five words, by their skeletons."""
     hashes: dict[str, int] = {}
     for text in texts:
@@ -101,13 +102,18 @@ _DOUBLED = re.compile(r"(.)\1+")
 
 def _near_copies(distinct: list[Document]) -> list[Copy]:
     """Go from the most complete document to the least, and drop each that repeats one that was kept."""
-    sets = list(shingles([d.text for d in distinct]))
-    order = sorted(range(len(sets)), key=lambda i: -len(sets[i]))
-    sets, distinct = [sets[i] for i in order], [distinct[i] for i in order]
+    sample, sizes, whole = _sample(distinct)
+    order = sorted(range(len(distinct)), key=lambda i: -sizes[i])
+    sample, distinct = [sample[i] for i in order], [distinct[i] for i in order]
+
+    @lru_cache(maxsize=1024)
+    def full(number: int) -> UInt64[ndarray, " n"]:
+        return sample[number] if whole else next(shingles([distinct[number].text]))
+
     dropped: set[int] = set()
     copies = []
-    for later, earlier in _proposed(sets):
-        found = [(similarity(sets[later], sets[e]), -e) for e in earlier if e not in dropped]
+    for later, earlier in _proposed(sample):
+        found = [(similarity(full(later), full(e)), -e) for e in earlier if e not in dropped]
         best, twin = max(found, default=(0.0, 0))
         if best >= THRESHOLD:
             dropped.add(later)
@@ -116,18 +122,31 @@ def _near_copies(distinct: list[Document]) -> list[Copy]:
     return copies
 
 
-def _proposed(sets: list[UInt64[ndarray, " n"]]) -> Iterator[tuple[int, list[int]]]:
+def _sample(documents: list[Document]) -> tuple[list[UInt64[ndarray, " n"]], list[int], bool]:
+    """Return each document's shingles below one limit, how many it has, and whether there is no limit."""
+    kept: list[UInt64[ndarray, " n"]] = []
+    sizes, total, limit = [], 0, 2**64 - 1
+    for found in shingles(d.text for d in documents):
+        kept.append(_below(found, limit))
+        sizes.append(len(found))
+        total += len(kept[-1])
+        while total > _MOST_SHINGLES and limit > 1:
+            limit //= 2  # the hashes are uniform: half of them go
+            kept = [_below(some, limit) for some in kept]
+            total = sum(map(len, kept))
+    return kept, sizes, limit == 2**64 - 1
+
+
+def _below(found: UInt64[ndarray, " n"], limit: int) -> UInt64[ndarray, " m"]:
+    return found[: np.searchsorted(found, np.uint64(limit), side="right")].copy()
+
+
+def _proposed(sample: list[UInt64[ndarray, " n"]]) -> Iterator[tuple[int, list[int]]]:
     """Yield each document, in order, with those before it that may be its copies."""
-    total = sum(len(s) for s in sets)
-    rate = 1
-    while total // rate > _MOST_SHINGLES:
-        rate *= 2
-    limit = np.uint64(2**64 // rate - 1)
-    sample = [s[: np.searchsorted(s, limit, side="right")] for s in sets]  # the hashes are sorted and uniform
-    matrix = _incidence(sample)
-    sizes = np.maximum(np.diff(matrix.indptr), 1)
-    for start in range(0, matrix.shape[0], _ROWS):
-        shared = (matrix[start : start + _ROWS] @ matrix.T).tocsr()
+    every, first = _incidence(sample)
+    sizes = np.maximum(np.diff(every.indptr), 1)
+    for start in range(0, len(sample), _ROWS):
+        shared = (every[start : start + _ROWS] @ first.T).tocsr()
         for row in range(shared.shape[0]):
             later = start + row
             columns = shared.indices[shared.indptr[row] : shared.indptr[row + 1]]
@@ -138,16 +157,27 @@ def _proposed(sets: list[UInt64[ndarray, " n"]]) -> Iterator[tuple[int, list[int
                 yield later, [int(e) for e in earlier]
 
 
-def _incidence(sample: list[UInt64[ndarray, " n"]]) -> sparse.csr_array:
-    """Return the documents × shingles matrix of ones, without shingles of one document or of very many."""
+def _incidence(sample: list[UInt64[ndarray, " n"]]) -> tuple[sparse.csr_array, sparse.csr_array]:
+    """Return documents × shingles as ones: of every document, and of the first documents of each shingle.
+
+    Shingles of a single document are left out: they are shared by no pair.
+    """
     rows: Int64[ndarray, " n"] = np.repeat(np.arange(len(sample)), [len(s) for s in sample])
     _, columns, frequency = np.unique(np.concatenate(sample), return_inverse=True, return_counts=True)
-    useful = (frequency > 1) & (frequency <= _COMMON)
-    number = np.cumsum(useful) - 1
-    inside = useful[columns]
-    shape = (len(sample), max(1, int(useful.sum())))
-    ones = np.ones(int(inside.sum()), dtype=np.int32)
-    return sparse.csr_array((ones, (rows[inside], number[columns[inside]])), shape=shape)
+    shared = frequency[columns] > 1
+    rows, columns = rows[shared], (np.cumsum(frequency > 1) - 1)[columns[shared]]
+    by_shingle = np.argsort(columns, kind="stable")  # the rows of one shingle stay in order
+    starts = np.cumsum(frequency[frequency > 1]) - frequency[frequency > 1]
+    rank = np.empty_like(by_shingle)
+    rank[by_shingle] = np.arange(len(by_shingle)) - starts[columns[by_shingle]]
+    shape = (len(sample), max(1, len(starts)))
+    every, first = (
+        sparse.csr_array(
+            (np.ones(int(inside.sum()), dtype=np.int32), (rows[inside], columns[inside])), shape=shape
+        )
+        for inside in (np.ones(len(rows), dtype=bool), rank < _FIRST)
+    )
+    return every, first
 
 
 def _run_hashes(words: UInt64[ndarray, " n"]) -> UInt64[ndarray, " m"]:

@@ -98,14 +98,19 @@ def _divide(
 
 
 def _take(order: list[Document], size: dict[str, int], target: float, fewest: int, most: int) -> list[str]:
-    """Take documents in order until the target is met; pass over one that would overshoot more than help."""
+    """Take documents in order until the target is met.
+
+    One of more than half the target is passed over, as it would be most of what is measured, and so is one
+    that overshoots by more than it brings nearer. Where that leaves too few, ordinary ones follow, in order.
+    """
     taken: dict[str, None] = {}
     total = 0
     for document in order:
         if total >= target or len(taken) == most:
             break
-        if total + size[document.key] / 2 <= target:
+        if size[document.key] <= target / 2 and total + size[document.key] / 2 <= target:
             taken[document.key] = None
             total += size[document.key]
-    smallest = sorted((d for d in order if d.key not in taken), key=lambda d: size[d.key])
-    return [*taken, *(d.key for d in smallest[: max(0, fewest - len(taken))])]
+    middle = sorted(size[d.key] for d in order)[len(order) // 2]
+    ordinary = [d.key for d in order if d.key not in taken and size[d.key] <= middle]
+    return [*taken, *ordinary[: max(0, fewest - len(taken))]]

@@ -16,6 +16,7 @@ from heredity.corpora.files import refuse_other_files
 from heredity.corpora.stream import FILES, FORMAT, TokenStream, numbered
 from heredity.corpora.tokenizer import EOS, open_tokenizer, sha256_of
 from heredity.errors import ConfigError, CorpusError, StoreError
+from heredity.seeds import key as hash_key
 
 __all__ = ["TokenStream", "write_stream"]
 
@@ -29,6 +30,7 @@ def write_stream(
     *,
     context: int,
     max_tokens_per_domain: int | None,
+    spread: bool = False,
     seed: int = 0,
 ) -> TokenStream:
     """Tokenise documents into a stream's folder, or open the one that was made of the same input.
@@ -42,6 +44,8 @@ def write_stream(
         out: folder to write, whole or not at all.
         context: tokens of a block.
         max_tokens_per_domain: stop a domain there; None takes all of it.
+        spread: where a domain is too long, take a piece of every document, from a keyed place, instead of whole
+            documents until it is full: what resamples documents needs many of them.
         seed: of the keyed order.
 
     Raises:
@@ -60,14 +64,14 @@ def write_stream(
     domains = tuple(dict.fromkeys(d.domain for d in documents))
     ordered = {n: keyed_order([d for d in documents if d.domain == n], seed, "stream") for n in domains}
     tokenizer_sha256 = sha256_of(tokenizer_file)
-    source = _source_digest(ordered, tokenizer_sha256, context, max_tokens_per_domain)
+    source = _source_digest(ordered, tokenizer_sha256, context, max_tokens_per_domain, spread, seed)
     if _made_of(out) == source:
         return TokenStream.open(out)
     refuse_other_files(out, FILES)
     tokenizer = open_tokenizer(tokenizer_file)
     parts, tables, position = [], [], 0
     for name in domains:
-        tokens, table = _tokenise(ordered[name], tokenizer, context, max_tokens_per_domain)
+        tokens, table = _tokenise(ordered[name], tokenizer, context, max_tokens_per_domain, spread, seed)
         if not len(tokens):
             raise CorpusError(
                 f"{out}: domain {name!r} has less than a block of {context} tokens",
@@ -85,7 +89,7 @@ def write_stream(
 
 
 def _tokenise(
-    documents: list[Document], tokenizer: Any, context: int, most: int | None
+    documents: list[Document], tokenizer: Any, context: int, most: int | None, spread: bool, seed: int
 ) -> tuple[UInt[ndarray, " n_tokens"], pl.DataFrame]:
     """Return the tokens of one domain in whole blocks, and where each document lies."""
     end = int(tokenizer.token_to_id(EOS))
@@ -95,8 +99,11 @@ def _tokenise(
         for encoding in tokenizer.encode_batch_fast([d.text for d in batch], add_special_tokens=False):
             pieces.append(np.array([*encoding.ids, end], dtype=kind))
             total += len(pieces[-1])
-        if most is not None and total >= most:
+        if most is not None and total >= most and not spread:
             break
+    if most is not None and total > most and spread:
+        pieces = _even(pieces, documents, max(most, context * len(pieces)), end, seed)
+        total = sum(map(len, pieces))
     length = (total if most is None else min(total, most)) // context * context
     edges = np.minimum(np.cumsum([0, *map(len, pieces)]), length)
     seen = documents[: len(pieces)]
@@ -107,6 +114,24 @@ def _tokenise(
         }
     ).filter(pl.col("stop") > pl.col("start"))  # fmt: skip
     return np.concatenate(pieces)[:length], table
+
+
+def _even(
+    pieces: list[UInt[ndarray, " n"]], documents: list[Document], most: int, end: int, seed: int
+) -> list[UInt[ndarray, " n"]]:
+    """Cut long documents down to one length, the shortest with which `most` tokens are left in all."""
+    lengths = np.sort([len(p) for p in pieces])
+    before = np.concatenate([[0], np.cumsum(lengths)[:-1]])
+    caps = -(-(most - before) // np.arange(len(lengths), 0, -1))  # if those shorter than the i-th stay whole
+    longest = int(caps[np.argmax(caps <= lengths)])
+    out = []
+    for piece, document in zip(pieces, documents, strict=True):
+        room = len(piece) - longest
+        if room > 0:
+            start = hash_key(seed, "piece of a document", document.key) % (room + 1)
+            piece = np.append(piece[start : start + longest - 1], piece.dtype.type(end))
+        out.append(piece)
+    return out
 
 
 def _batches(documents: list[Document]) -> Iterator[list[Document]]:
@@ -122,8 +147,10 @@ def _batches(documents: list[Document]) -> Iterator[list[Document]]:
         yield batch
 
 
-def _source_digest(ordered: dict[str, list[Document]], tokenizer: str, context: int, most: int | None) -> str:
-    whole = hashlib.sha256(f"{FORMAT} {tokenizer} {context} {most}\n".encode())
+def _source_digest(
+    ordered: dict[str, list[Document]], tokenizer: str, context: int, most: int | None, spread: bool, seed: int
+) -> str:
+    whole = hashlib.sha256(f"{FORMAT} {tokenizer} {context} {most} {spread} {seed}\n".encode())
     for name in ordered:
         for document in ordered[name]:
             text = document.text.encode()
