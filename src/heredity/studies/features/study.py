@@ -5,7 +5,7 @@ from pathlib import Path
 
 from heredity.report.page import write_report
 from heredity.run import Run
-from heredity.studies.features import family, findings, text, track
+from heredity.studies.features import family, findings, lineage, text, track
 from heredity.studies.features.config import StudyConfig
 
 
@@ -35,7 +35,7 @@ def study(
     track.train_saes(run, config, streams, device=device, progress=progress, say=say)
     track.evaluate_saes(run, config, streams, device=device, say=say)
     write_report(run)
-    track.follow(run, config, streams, device=device, say=say)
+    lineage.follow(run, config, streams, device=device, say=say)
     run.write_table("findings", findings.findings(run, config))
     write_report(run)
     run.finish_stage("report")

@@ -48,7 +48,7 @@ def prepare(run: Run, config: StudyConfig, *, root: Path, say: Callable[[str], N
         for name, chosen, limit in _cuts(config, parts):
             write_stream(
                 chosen, folder / "tokenizer" / "tokenizer.json", folder / name,
-                context=config.text.context, max_tokens_per_domain=limit,
+                context=config.text.context, max_tokens_per_domain=limit, spread=True,
             )  # fmt: skip
         run.write_table("dropped", parts.dropped)
         run.write_table("corpora", corpora_table(parts, {name: TokenStream.open(folder / name) for name in NAMES}))

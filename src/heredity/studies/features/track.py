@@ -97,18 +97,20 @@ def train_one(job: SaeJob) -> list[dict[str, Any]]:
 
 
 def evaluate_saes(run: Run, config: StudyConfig, streams: Streams, *, device: str, say: Say) -> None:
-    """Measure every SAE on held-out text, over k for the first seed; write `saes` and `sae_curve`."""
+    """Measure every SAE on held-out text, and over k on the base; write `saes` and `sae_curve`."""
     if run.done("sae quality"):
         return
     run.start_stage()
     rows, curve = [], []
+    held_out = streams.test.head(config.sae.evaluation_tokens)
     with threads(config.threads):
         for member in config.members:
             model = load(member_path(run, member), device=device)
             for job in (j for j in _jobs(run, config, device) if j.member == member):
                 sae = load_sae(Path(job.out))
-                ks = [None, *(k for k in CURVE if k <= config.sae.latents)] if job.variant == "topk" and job.seed == 0 else [None]
-                found = quality_curve(sae, model, streams.test, config.sae.site, ks)
+                first = job.variant == "topk" and job.seed == 0 and member == config.base.name
+                ks = [None, *(k for k in CURVE if k <= config.sae.latents)] if first else [None]
+                found = quality_curve(sae, model, held_out, config.sae.site, ks)
                 who = {"member": member, "variant": job.variant, "seed": job.seed}
                 facts = {**who, "d_in": sae.d_in, "d_sae": sae.d_sae, "train_tokens": config.sae.tokens}
                 rows.append({**facts, **msgspec.to_builtins(found[0])})
