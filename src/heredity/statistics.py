@@ -43,7 +43,9 @@ class Statistics:
         """
         tensors, metadata = read_header(Path(path))
         if not any(name.startswith((_GRAM, _FISHER)) for name in tensors):
-            raise StoreError(f"{path}: holds no statistics", "heredity harvest --input-gram or --fisher makes them")
+            raise StoreError(
+                f"{path}: holds no statistics", "heredity harvest --input-gram or --fisher makes them"
+            )
         return cls(Path(path), tensors, metadata)
 
     def has_input_gram(self, tensor: str) -> bool:

@@ -48,4 +48,6 @@ def from_origin(gram: TensorGram) -> TensorGram:
     """Return the Gram of the same vectors about the zero tensor: their differences from it are themselves."""
     raw, sums = gram.raw(), gram.raw_sums()
     members = ("reference", *gram.members)
-    return msgspec.structs.replace(gram, members=members, products=np.pad(raw, (1, 0)), sums=np.pad(sums, (1, 0)))
+    return msgspec.structs.replace(
+        gram, members=members, products=np.pad(raw, (1, 0)), sums=np.pad(sums, (1, 0))
+    )

@@ -38,9 +38,9 @@ def line_blocks(
     else:
         columns = blocks.size // shape[0]
         products = np.zeros((columns, len(inputs) + origin, len(inputs) + origin))
-        for block, part, places in _runs(blocks, columns):
+        for block, part, run in _runs(blocks, columns):
             lines = _stacked(block, origin)[:, part]
-            products[places] += np.einsum("in,jn->nij", lines, lines, dtype=np.float64)
+            products[run] += np.einsum("in,jn->nij", lines, lines, dtype=np.float64)
         chosen = _each(method, gram, products, origin).T
         for block in blocks:
             places = np.arange(block.start, block.start + len(block.base)) % columns

@@ -34,5 +34,5 @@ def data_blocks(
     merged = method.solve(name, weights, opened, transposed)
     if merged is None:
         facts["averaged"] = True
-        merged = np.mean(weights, axis=0, dtype=np.float64).astype(np.float32)
+        merged = np.asarray(np.mean(weights, axis=0, dtype=np.float64), np.float32)
     yield np.ascontiguousarray(merged, np.float32).reshape(-1)

@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Float32, Float64
 from numpy import ndarray
 
+from heredity.anatomy import layer_of
 from heredity.checkpoint import Checkpoint
 from heredity.errors import ConfigError
 from heredity.gram import TensorGram
@@ -25,7 +26,7 @@ from heredity.merging._lines import line_blocks
 from heredity.merging._method import DataMethod, ElementMethod, Method, SpanMethod
 from heredity.merging.data import data_blocks
 from heredity.merging.lazy import MergedCheckpoint
-from heredity.merging.plan import Group, Plan, plan_models
+from heredity.merging.plan import Plan, plan_models
 from heredity.point import Point
 
 _LOG = logging.getLogger("heredity.merging")
@@ -150,7 +151,9 @@ class Merge:
         found = {name: self.coefficients_of(name) for name in self.plan.weights}
         fallen = sum(self.is_lerp(name) for name in found)
         if fallen:
-            _LOG.info("slerp is lerp (the sides are nearly collinear) in %d of %d tensors", fallen, len(found))
+            _LOG.info(
+                "slerp is lerp (the sides are nearly collinear) in %d of %d tensors", fallen, len(found)
+            )
         return found
 
     def coefficients_of(self, name: str) -> Float64[ndarray, "inputs"]:
@@ -213,7 +216,7 @@ class Merge:
             rows[name] = np.zeros(len(stored))
             for checkpoint, own, coefficient in self.terms(name):
                 at = place.get(checkpoint.path)
-                if at is None or own != name or stored[at].tensors.get(name) != checkpoint.info(own):
+                if at is None or layer_of(checkpoint.info(own).name) != layer_of(name):
                     raise ConfigError(f"{name} is not a sum of tensors of that name", "write it with save()")
                 rows[name][at] += coefficient
         return Point(tuple(self.checkpoints), rows)
@@ -252,6 +255,8 @@ class Merge:
         resume: bool = False,
         overwrite: bool = False,
         hash_inputs: bool = False,
+        jobs: int = 1,
+        ray: str | None = None,
         progress: Callable[[str, int], None] | None = None,
     ) -> Path:
         """Write the result as a checkpoint that `from_pretrained` loads, in constant memory; return its folder.
@@ -264,6 +269,8 @@ class Merge:
             resume: go on with an interrupted merge of the same recipe and inputs.
             overwrite: replace a checkpoint in the folder.
             hash_inputs: record the sha256 of inputs even if they must be read once more for it.
+            jobs: shards that are written at the same time.
+            ray: address of a Ray cluster that writes the shards, "local" for one of its own.
             progress: called with a tensor's name and a number of bytes that were merged.
 
         Raises:
@@ -278,7 +285,7 @@ class Merge:
             target = target._replace(donor=Checkpoint.open(donor), tokenizer=None)
         return save(
             self, Path(out), target, shard_bytes=shard_bytes, resume=resume, overwrite=overwrite,
-            hash_inputs=hash_inputs, progress=progress or (lambda name, nbytes: None),
+            hash_inputs=hash_inputs, jobs=jobs, ray=ray, progress=progress or (lambda name, nbytes: None),
         )  # fmt: skip
 
     def load(self, model: Any) -> None:

@@ -52,7 +52,8 @@ def join_vocabularies(
     if all(table == own for table in tables.values()):
         notes.append("all models have the same tokens: rows stay where they are")
         return tuple(groups), {}, source
-    result, tokenizer = own, source
+    result = own
+    tokenizer: Checkpoint | Path = source
     if wanted == "union":
         result = _union(own, list(tables.values()))
         tokenizer = _extended(source, result, own, list(inputs.values()))
@@ -102,7 +103,11 @@ class _Gathered:
     dtype, item_bytes = "F32", 4
 
     def __init__(
-        self, reader: Reader, rows: Int64[ndarray, "n"], foreign: Mapping[int, Float32[ndarray, "w"]], width: int
+        self,
+        reader: Reader,
+        rows: Int64[ndarray, "n"],
+        foreign: Mapping[int, Float32[ndarray, "w"]],
+        width: int,
     ) -> None:
         self._reader, self._rows, self._foreign, self._width = reader, rows, foreign, width
         self.size = len(rows) * width
@@ -173,7 +178,8 @@ def _tokens(checkpoint: Checkpoint) -> Rows:
     found = vocabulary(checkpoint)
     if found is None:
         raise MismatchError(
-            f"{checkpoint.path}: has no tokenizer.json, vocab.json or vocab.txt", "rows are matched by token string"
+            f"{checkpoint.path}: has no tokenizer.json, vocab.json or vocab.txt",
+            "rows are matched by token string",
         )
     return found
 

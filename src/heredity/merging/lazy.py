@@ -76,7 +76,11 @@ class _Computed:
         if not 0 <= start <= stop <= self.size:
             raise IndexError(f"elements {start}…{stop} of {self.size}")
         if start < self._position:
-            self._blocks, self._position, self._held = self._merge.blocks(self._name), 0, np.empty(0, np.float32)
+            self._blocks, self._position, self._held = (
+                self._merge.blocks(self._name),
+                0,
+                np.empty(0, np.float32),
+            )
         out = np.empty(stop - start, np.float32) if out is None else out
         done = 0
         while done < stop - start:

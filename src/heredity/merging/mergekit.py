@@ -56,7 +56,9 @@ def parse(content: str, path: Path, overrides: Mapping[str, Any]) -> Recipe:
     given = reader.parameters({**(values.get("parameters") or {}), **(outer or {}), **overrides})
     tokenizer = _tokenizer(values, path, reader)
     if values.get("chat_template") not in (None, "auto"):
-        raise ConfigError(f"{path}: 'chat_template' is not supported", "the donor's template is copied: choose the donor")
+        raise ConfigError(
+            f"{path}: 'chat_template' is not supported", "the donor's template is copied: choose the donor"
+        )
     return Recipe(
         method=values["merge_method"], slices=slices, base=base, parameters=given,
         dtype=_dtype(values, path), tokenizer=tokenizer, donor=base, root=path.parent,
@@ -84,7 +86,9 @@ class _Reader:
         """Read a slice of the result."""
         self._known(entry, ("sources", "base_model", "parameters", "residual_weight"))
         if entry.get("residual_weight") is not None:
-            raise ConfigError(f"{self.path}: 'residual_weight' is not supported", "mergekit does not use it either")
+            raise ConfigError(
+                f"{self.path}: 'residual_weight' is not supported", "mergekit does not use it either"
+            )
         sources = tuple(self.source(source) for source in entry["sources"])
         if any(source.layers is None for source in sources):
             raise ConfigError(f"{self.path}: a source of a slice has no 'layer_range'", "")
@@ -105,7 +109,9 @@ class _Reader:
             elif name in self.kind.ignored or any(_has(find_method(other), name) for other in names()):
                 self.notes.append(f"{key} has no effect on {self.kind.__name__}")
             else:
-                raise ConfigError(f"{self.path}: no method has a parameter '{key}'", "mend it or leave it out")
+                raise ConfigError(
+                    f"{self.path}: no method has a parameter '{key}'", "mend it or leave it out"
+                )
         return found
 
     def reference(self, value: Any) -> str:
@@ -113,7 +119,9 @@ class _Reader:
         if isinstance(value, Mapping):  # the long form {model: {path, revision}, lora: …}
             inner = value.get("model", value)
             if value.get("lora") or value.get("override_architecture"):
-                raise ConfigError(f"{self.path}: 'lora' and 'override_architecture' are not supported here", "")
+                raise ConfigError(
+                    f"{self.path}: 'lora' and 'override_architecture' are not supported here", ""
+                )
             inner = {"path": inner} if isinstance(inner, str) else inner
             return str(inner["path"]) + (f"@{inner['revision']}" if inner.get("revision") else "")
         return str(value)
@@ -138,7 +146,9 @@ def _module(values: Mapping[str, Any], path: Path) -> tuple[Mapping[str, Any], M
         return values, None
     modules = values["modules"]
     if len(modules) != 1:
-        raise ConfigError(f"{path}: {len(modules)} 'modules' are not supported, one is", "merge them one by one")
+        raise ConfigError(
+            f"{path}: {len(modules)} 'modules' are not supported, one is", "merge them one by one"
+        )
     (module,) = modules.values()
     for key in module:
         if key not in ("slices", "models", "parameters"):
@@ -164,6 +174,8 @@ def _dtype(values: Mapping[str, Any], path: Path) -> str | None:
     for key in ("out_dtype", "dtype"):
         if values.get(key) is not None:
             if values[key] not in DTYPES:
-                raise ConfigError(f"{path}: {key} '{values[key]}' cannot be written", f"one of {', '.join(DTYPES)}")
+                raise ConfigError(
+                    f"{path}: {key} '{values[key]}' cannot be written", f"one of {', '.join(DTYPES)}"
+                )
             return DTYPES[values[key]]
     return None

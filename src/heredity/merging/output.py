@@ -7,6 +7,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,13 @@ from heredity.atomic import write_text
 from heredity.card import write_card
 from heredity.checkpoint import Checkpoint
 from heredity.digests import FileState, known_sha256, sha256_of, state
-from heredity.errors import CheckpointError, DiskFullError
+from heredity.errors import CheckpointError, DiskFullError, MismatchError
+from heredity.execute import choose
 from heredity.kernels.encode import encode
 from heredity.merging.engine import Facts, Merge, Target
 from heredity.merging.plan import Plan, output_dtype
 from heredity.run import to_toml
-from heredity.writer import CheckpointWriter, Planned, Shard, write_shard
+from heredity.writer import CheckpointWriter, Planned, Shard, Written, write_shard
 
 LOCK, RECIPE = "heredity.lock.json", "heredity.toml"
 _FACTS = ".heredity-facts-{}.json"  # of a finished shard, until the merge is whole
@@ -45,6 +47,8 @@ def save(
     resume: bool,
     overwrite: bool,
     hash_inputs: bool,
+    jobs: int,
+    ray: str | None,
     progress: Progress,
 ) -> Path:
     """Write the folder: see `Merge.save`.
@@ -58,15 +62,20 @@ def save(
     before = {file: state(file) for checkpoint in inputs for file in checkpoint.files}
     tensors = planned_tensors(merge.plan, target.dtype)
     _check_room(out, sum(t.nbytes for t in tensors), resume)
-    job = _digest({"recipe": merge.recipe, "seed": merge.seed, "inputs": _identity(before), "version": __version__})
-    writer = CheckpointWriter.open(out, tensors, job=job, shard_bytes=shard_bytes, resume=resume, overwrite=overwrite)
-    for shard in writer.shards:
-        if shard.file not in writer.written or not _facts_file(writer.path, shard).exists():
-            facts: dict[str, Facts] = {}
-            written = write_shard(writer.path, shard, _maker(merge, facts, progress))
-            _refuse_changed(before)
-            write_text(_facts_file(writer.path, shard), json.dumps(facts))
-            writer.add(written)
+    job = _digest(
+        {"recipe": merge.recipe, "seed": merge.seed, "inputs": _identity(before), "version": __version__}
+    )
+    writer = CheckpointWriter.open(
+        out, tensors, job=job, shard_bytes=shard_bytes, resume=resume, overwrite=overwrite
+    )
+    todo = [s for s in writer.shards if s.file not in writer.written or not _facts_file(out, s).exists()]
+    execution = choose(jobs, ray)
+    task = partial(_write, merge, out, progress if execution.jobs == 1 and ray is None else None)
+    for written in execution.map(task, todo):
+        _refuse_changed(before)
+        writer.add(written)
+        if execution.jobs > 1 or ray is not None:
+            progress(written.file, written.nbytes)
     lock = {
         "schema": 1,
         "heredity": __version__,
@@ -76,7 +85,9 @@ def save(
         "inputs": [_input_record(checkpoint, hash_inputs) for checkpoint in inputs],
         "donor": target.donor.name,
         "notes": list(merge.plan.notes),
-        "outputs": {name: {"bytes": w.nbytes, "sha256": w.sha256} for name, w in sorted(writer.written.items())},
+        "outputs": {
+            name: {"bytes": w.nbytes, "sha256": w.sha256} for name, w in sorted(writer.written.items())
+        },
         "tensors": _all_facts(writer),
     }
     files = {LOCK: json.dumps(lock, indent=1) + "\n", RECIPE: to_toml(merge.recipe)}
@@ -87,7 +98,37 @@ def save(
     return out
 
 
-def _maker(merge: Merge, facts: dict[str, Facts], progress: Progress) -> Callable[[Planned], Iterator[ndarray]]:
+def plan_record(merge: Merge) -> dict[str, Any]:
+    """Return what identifies a merge: its recipe, seed, and the state of every input file."""
+    states = {file: state(file) for checkpoint in merge.checkpoints.values() for file in checkpoint.files}
+    return {"schema": 1, "recipe": dict(merge.recipe), "seed": merge.seed, "inputs": _identity(states)}
+
+
+def check_agreed(merge: Merge, record: Mapping[str, Any], source: Path) -> None:
+    """Refuse to merge anything but what a plan was made of.
+
+    Raises:
+        MismatchError: the recipe or an input is another one than when it was planned.
+    """
+    now = json.loads(json.dumps(plan_record(merge)))
+    if now["recipe"] != record.get("recipe") or now["seed"] != record.get("seed"):
+        raise MismatchError(f"{source}: was made of another recipe", "plan again")
+    for entry in now["inputs"]:
+        if entry not in record.get("inputs", []):
+            raise MismatchError(f"{entry[0]}: changed since it was planned in {source}", "plan again")
+
+
+def _write(merge: Merge, out: Path, progress: Progress | None, shard: Shard) -> Written:
+    """Write one shard and what was found out about its tensors."""
+    facts: dict[str, Facts] = {}
+    written = write_shard(out, shard, _maker(merge, facts, progress or (lambda name, nbytes: None)))
+    write_text(_facts_file(out, shard), json.dumps(facts))
+    return written
+
+
+def _maker(
+    merge: Merge, facts: dict[str, Facts], progress: Progress
+) -> Callable[[Planned], Iterator[ndarray]]:
     """Return what makes the bytes of a tensor and keeps its facts."""
     plan = merge.plan
 
@@ -137,7 +178,10 @@ def _input_record(checkpoint: Checkpoint, hash_now: bool) -> dict[str, Any]:
 def _card(name: str, lock: Mapping[str, Any]) -> str:
     inputs = [entry["name"] for entry in lock["inputs"]]
     listed = ", ".join(f"`{entry}`" for entry in inputs)
-    body = [f"A merge of {listed} by `{lock['recipe']['merge']['method']}`, with heredity {lock['heredity']}.", ""]
+    body = [
+        f"A merge of {listed} by `{lock['recipe']['merge']['method']}`, with heredity {lock['heredity']}.",
+        "",
+    ]
     body += [f"Configuration and tokenizer come from `{lock['donor']}`.", "", "## Recipe", ""]
     body += ["```toml", to_toml(lock["recipe"]).strip(), "```", ""]
     if lock["notes"]:

@@ -117,9 +117,7 @@ def check_count(kind: type[Method], count: int, *, based: bool) -> None:
         )
 
 
-def aligned(
-    inputs: Sequence[Checkpoint], notes: list[str], *, join: bool = False
-) -> tuple[Checkpoint, ...]:
+def aligned(inputs: Sequence[Checkpoint], notes: list[str], *, join: bool = False) -> tuple[Checkpoint, ...]:
     """Return views of the inputs with the first one's tensors.
 
     A head that an input lacks because it is tied to the embedding is read from the embedding. With `join`
@@ -172,7 +170,9 @@ def holds_tokens(name: str) -> bool:
     """Say whether the rows of a tensor belong to tokens: input embeddings, output heads and their biases."""
     if kind_of(name) == "embedding":
         return re.search(r"position|token_type|wpe", name) is None
-    return re.search(r"(^|\.)(lm_head|embed_out|cls\.predictions(\.decoder)?)\.(weight|bias)$", name) is not None
+    return (
+        re.search(r"(^|\.)(lm_head|embed_out|cls\.predictions(\.decoder)?)\.(weight|bias)$", name) is not None
+    )
 
 
 def _tied_source(name: str, checkpoint: Checkpoint) -> str | None:

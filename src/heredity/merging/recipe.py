@@ -19,7 +19,7 @@ from heredity.merging.settings import Setting
 
 _RESERVED = (
     "method", "base", "models", "slices", "dtype", "tokenizer", "donor", "seed", "family", "members", "labels",
-    "expression",
+    "expression", "paths",
 )  # fmt: skip
 DTYPES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"} | {d: d for d in ("F32", "BF16", "F16")}
 
@@ -86,7 +86,9 @@ class Recipe(Struct, frozen=True, kw_only=True):
         try:
             content = path.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(f"{path}: cannot be read ({error})", "give a recipe, .toml or mergekit's .yml") from None
+            raise ConfigError(
+                f"{path}: cannot be read ({error})", "give a recipe, .toml or mergekit's .yml"
+            ) from None
         if path.suffix in (".yml", ".yaml"):
             from heredity.merging.mergekit import parse
 
@@ -96,7 +98,9 @@ class Recipe(Struct, frozen=True, kw_only=True):
         except ValueError as error:
             raise ConfigError(f"{path}: not TOML ({error})", "docs/merging.md shows a recipe") from None
         if set(values) != {"merge"} or not isinstance(values["merge"], Mapping):
-            raise ConfigError(f"{path}: a recipe is one table [merge], got {', '.join(values) or 'nothing'}", "")
+            raise ConfigError(
+                f"{path}: a recipe is one table [merge], got {', '.join(values) or 'nothing'}", ""
+            )
         return cls.of({**values["merge"], **(overrides or {})}, root=path.parent)
 
     @classmethod
@@ -106,7 +110,9 @@ class Recipe(Struct, frozen=True, kw_only=True):
         Raises:
             ConfigError: something in it is unknown or cannot be used.
         """
-        nested = {k: v for k, v in values.items() if isinstance(v, Mapping) and ("method" in v or "expression" in v)}
+        nested = {
+            k: v for k, v in values.items() if isinstance(v, Mapping) and ("method" in v or "expression" in v)
+        }
         inner = {k: cls.of(v, root=root, where=f"{where}.{k}") for k, v in nested.items()}
         paths, sources = _models(values, root, where)
         if "expression" in values:
@@ -120,7 +126,9 @@ class Recipe(Struct, frozen=True, kw_only=True):
         slices = _slices(values, kind, base, where) if "slices" in values else ()
         if not slices:
             if not sources:
-                raise ConfigError(f"missing field 'models' - at {where}", 'name them: models = ["left", "right"]')
+                raise ConfigError(
+                    f"missing field 'models' - at {where}", 'name them: models = ["left", "right"]'
+                )
             used, sources = _spread(kind, used, sources, base)
             slices = (Slice(sources=tuple(sources)),)
         return cls(
@@ -137,7 +145,7 @@ class Recipe(Struct, frozen=True, kw_only=True):
     def record(self) -> dict[str, Any]:
         """Return plain values that say the same, for the card and the lock."""
         keep = {"method": self.method, "base": self.base, "dtype": self.dtype, "tokenizer": self.tokenizer}
-        values = {k: v for k, v in keep.items() if v is not None}
+        values: dict[str, Any] = {k: v for k, v in keep.items() if v is not None}
         values |= {"donor": self.donor} if self.donor else {}
         values |= {"seed": self.seed} if self.seed else {}
         values |= msgspec.to_builtins(self.parameters)
@@ -164,7 +172,9 @@ def checked(
     notes = tuple(f"{key} has no effect on {kind.__name__}" for key in given if key in kind.ignored)
     for key in given:
         if key not in known and key not in kind.ignored:
-            raise ConfigError(f"unknown field '{key}' - at {where}", f"{kind.__name__} has: {', '.join(known)}")
+            raise ConfigError(
+                f"unknown field '{key}' - at {where}", f"{kind.__name__} has: {', '.join(known)}"
+            )
     return {key: _gradient(value) for key, value in given.items() if key in known}, notes
 
 
@@ -188,7 +198,9 @@ def _models(values: Mapping[str, Any], root: Path, where: str) -> tuple[dict[str
     if isinstance(models, Mapping):
         return paths | {str(k): str(v) for k, v in models.items()}, [Source(model=str(k)) for k in models]
     if not isinstance(models, Sequence) or isinstance(models, str):
-        raise ConfigError(f"expected a list or a table of models - at {where}.models", 'models = ["left", "right"]')
+        raise ConfigError(
+            f"expected a list or a table of models - at {where}.models", 'models = ["left", "right"]'
+        )
     sources = []
     for i, entry in enumerate(models):
         if isinstance(entry, str):
@@ -206,7 +218,9 @@ def _slices(values: Mapping[str, Any], kind: type[Method], base: str | None, whe
     for i, entry in enumerate(values["slices"]):
         here = f"{where}.slices[{i}]"
         if not isinstance(entry, Mapping) or not isinstance(entry.get("sources"), list):
-            raise ConfigError(f"missing field 'sources' - at {here}", 'sources = [{ model = "a", layers = [0, 8] }]')
+            raise ConfigError(
+                f"missing field 'sources' - at {here}", 'sources = [{ model = "a", layers = [0, 8] }]'
+            )
         sources = []
         for source in entry["sources"]:
             if not isinstance(source, Mapping) or "model" not in source or "layers" not in source:
@@ -229,15 +243,22 @@ def _spread(
     rest = dict(given)
     for name in per_model_fields(kind):
         value = given.get(name)
-        if not isinstance(value, list | tuple) or isinstance(value, _Gradient) or any(isinstance(v, Mapping) for v in value):
+        if (
+            not isinstance(value, list | tuple)
+            or isinstance(value, _Gradient)
+            or any(isinstance(v, Mapping) for v in value)
+        ):
             continue
         if len(value) != len(taking):
             raise ConfigError(
-                f"{name} has {len(value)} values for {len(taking)} models", "a gradient is {gradient = [0, 1]}"
+                f"{name} has {len(value)} values for {len(taking)} models",
+                "a gradient is {gradient = [0, 1]}",
             )
         each = dict(zip((s.model for s in taking), value, strict=True))
         sources = [
-            msgspec.structs.replace(s, parameters={name: each[s.model], **s.parameters}) if s.model in each else s
+            msgspec.structs.replace(s, parameters={name: each[s.model], **s.parameters})
+            if s.model in each
+            else s
             for s in sources
         ]
         del rest[name]
@@ -245,9 +266,14 @@ def _spread(
 
 
 def _algebra(
-    values: Mapping[str, Any], paths: dict[str, str], sources: list[Source], inner: "dict[str, Recipe]", root: Path, where: str
+    values: Mapping[str, Any],
+    paths: dict[str, str],
+    sources: list[Source],
+    inner: "dict[str, Recipe]",
+    root: Path,
+    where: str,
 ) -> Recipe:
-    extra = [k for k in values if k not in _RESERVED and k not in inner and k != "paths"]
+    extra = [k for k in values if k not in _RESERVED and k not in inner]
     if extra:
         raise ConfigError(f"unknown field '{extra[0]}' - at {where}", "an expression has no other parameters")
     terms = expression.coefficients(values["expression"])

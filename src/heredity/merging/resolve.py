@@ -132,13 +132,19 @@ def _stack(
         spans = [source.layers or (0, 0) for source in sources]
         count = spans[0][1] - spans[0][0]
         if count <= 0 or any(last - first != count for first, last in spans):
-            raise ConfigError(f"slice {index}: its sources have {spans} layers", "all must have the same number, at least 1")
+            raise ConfigError(
+                f"slice {index}: its sources have {spans} layers", "all must have the same number, at least 1"
+            )
         models = [opened(source.model) for source in sources]
         views, places = [], {}
         for source, model, (first, _) in zip(sources, models, spans, strict=True):
             names = _slice_names(model, first, count, offset, index == 0, index == len(recipe.slices) - 1)
-            if not any(layer_of(own) for own in names.values()):
-                raise MismatchError(f"{model.path}: has no layers {first} to {first + count - 1}", "check layer ranges")
+            found = {place[1] for name in names if (place := layer_of(name)) is not None}
+            if not set(range(offset, offset + count)) <= found:
+                raise MismatchError(
+                    f"{model.path}: does not have all layers from {first} to {first + count - 1}",
+                    "check layer ranges",
+                )
             views.append(model.renamed(names))
             places[source.model] = names
         inputs = aligned(views, notes)
@@ -212,7 +218,9 @@ class _Chooser:
             try:
                 self._made[mark] = msgspec.convert(values, self._kind, strict=False)
             except msgspec.ValidationError as error:
-                raise ConfigError(f"{self._recipe.method}: {plain(error)}, for {name}", "heredity methods") from None
+                raise ConfigError(
+                    f"{self._recipe.method}: {plain(error)}, for {name}", "heredity methods"
+                ) from None
         return self._made[mark]
 
 

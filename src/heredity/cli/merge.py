@@ -1,0 +1,100 @@
+"""`heredity merge`: carry out a recipe."""
+
+import json
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import click
+
+from heredity.cli import _options
+
+
+@click.command()
+@click.argument("recipe", type=click.Path(path_type=Path))
+@click.argument("out", type=click.Path(path_type=Path))
+@click.option(
+    "--donor", help="Whose configuration and tokenizer OUT gets; default: the base, else the first model."
+)
+@click.option("--dtype", type=click.Choice(["float32", "bfloat16", "float16"]), help="Format of the weights.")
+@click.option("--shard-gb", type=click.FloatRange(min=0, min_open=True), default=5.0, show_default=True)
+@click.option(
+    "--plan", "agreed", type=click.Path(path_type=Path), help="Merge only what this plan was made of."
+)
+@click.option(
+    "--hash-inputs", is_flag=True, help="Record the models' sha256 even if they must be read for it."
+)
+@click.option("--dry-run", is_flag=True, help="Plan and check, write nothing.")
+@_options.jobs
+@click.option("--ray", metavar="ADDRESS", help="Write shards on a Ray cluster; 'local' starts one.")
+@_options.settings
+@_options.resume
+@_options.overwrite
+@_options.as_json
+@_options.quiet
+def command(
+    recipe: Path, out: Path, donor: str | None, dtype: str | None, shard_gb: float, agreed: Path | None,
+    hash_inputs: bool, dry_run: bool, jobs: int, ray: str | None, settings: tuple[str, ...], resume: bool,
+    overwrite: bool, as_json: bool, quiet: bool,
+) -> None:  # fmt: skip
+    """Merge the models of RECIPE (TOML, or mergekit's YAML) into the folder OUT."""
+    from heredity.cli._overrides import overrides
+    from heredity.merging.output import check_agreed
+    from heredity.merging.recipe import Recipe
+    from heredity.merging.resolve import resolve
+    from heredity.merging.summary import layers_table, plan_summary, tensors_table
+    from heredity.merging.verify import read_lock
+
+    if not quiet:
+        logging.basicConfig(level=logging.INFO, format="%(message)s")
+    read = Recipe.load(recipe, overrides(settings))
+    merge = resolve(read)
+    if agreed is not None:
+        check_agreed(merge, json.loads(agreed.read_text()), agreed)
+    if dry_run:
+        found = plan_summary(merge, read, out)
+        lines = [f"would merge {found['tensors']} tensors into {out}, {found['write_bytes'] / 1e9:.2f} GB"]
+        _options.emit(found, as_json=as_json, lines=lines)
+        return
+    for note in merge.plan.notes:
+        _options.say(f"note: {note}", quiet=quiet)
+    names = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
+    total = plan_summary(merge, read, out)["write_bytes"]
+    with _bar(total, _options.progress(quiet)) as progress:
+        merge.save(
+            out, donor=donor, dtype=names[dtype] if dtype else None, shard_bytes=max(1, int(shard_gb * 1e9)),
+            resume=resume, overwrite=overwrite, hash_inputs=hash_inputs, jobs=jobs, ray=ray, progress=progress,
+        )  # fmt: skip
+    lock = read_lock(out)
+    layers = layers_table(tensors_table(lock))
+    written = sum(entry["bytes"] for entry in lock["outputs"].values())
+    values = {"out": str(out), "bytes": written, "outputs": lock["outputs"], "layers": layers.to_dicts()}
+    lines = [f"{out}: {len(lock['tensors'])} tensors merged by {read.method}, {written / 1e9:.2f} GB"]
+    _options.emit(values, as_json=as_json, lines=[*lines, *_table(layers.to_dicts())])
+
+
+def _table(rows: list[dict[str, float | None]]) -> list[str]:
+    columns = (
+        [c for c in rows[0] if c in ("layer", "tensors") or any(row[c] is not None for row in rows)]
+        if rows
+        else []
+    )
+    shown = [["—" if row[c] is None else f"{row[c]:.4g}" for c in columns] for row in rows]
+    widths = [max(len(c), *(len(line[i]) for line in shown)) for i, c in enumerate(columns)]
+    return [
+        "  ".join(f"{text:>{w}}" for text, w in zip(line, widths, strict=True)) for line in [columns, *shown]
+    ]
+
+
+@contextmanager
+def _bar(total: int, shown: bool) -> Iterator[Callable[[str, int], None]]:
+    from tqdm import tqdm
+
+    with tqdm(total=total, unit="B", unit_scale=True, disable=not shown) as bar:
+
+        def advance(name: str, nbytes: int) -> None:
+            bar.set_postfix_str(name, refresh=False)
+            bar.update(nbytes)
+
+        yield advance

@@ -1,0 +1,58 @@
+"""`heredity plan`: what a recipe will do, from headers only."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from heredity.cli import _options
+
+
+@click.command()
+@click.argument("recipe", type=click.Path(path_type=Path))
+@click.option(
+    "--measure", is_flag=True, help="Read the weights once, to tell which tensors SLERP treats as lerp."
+)
+@click.option(
+    "--save", "record", type=click.Path(path_type=Path), help="Write the plan; merge --plan refuses others."
+)
+@_options.settings
+@_options.as_json
+def command(
+    recipe: Path, measure: bool, record: Path | None, settings: tuple[str, ...], as_json: bool
+) -> None:
+    """Tell what RECIPE will read, write and need, and what its filters match."""
+    from heredity.atomic import write_text
+    from heredity.cli._overrides import overrides
+    from heredity.merging.output import plan_record
+    from heredity.merging.recipe import Recipe
+    from heredity.merging.resolve import resolve
+    from heredity.merging.summary import lerp_tensors, plan_summary
+
+    read = Recipe.load(recipe, overrides(settings))
+    merge = resolve(read)
+    found = plan_summary(merge, read)
+    if measure:
+        found["lerp"] = lerp_tensors(merge)
+    if record is not None:
+        write_text(record, json.dumps(plan_record(merge), indent=1) + "\n")
+    _options.emit(found, as_json=as_json, lines=_lines(found))
+
+
+def _lines(found: dict[str, Any]) -> list[str]:
+    gigabytes = {k: found[k] / 1e9 for k in ("read_bytes", "write_bytes", "free_bytes")}
+    lines = [
+        f"method   {', '.join(found['methods'])}",
+        f"models   {', '.join(found['models'])}",
+        f"donor    {found['donor']}",
+        f"tensors  {found['tensors']} ({found['elements']:,} weights; {found['copied']} copied)",
+        f"read     {gigabytes['read_bytes']:.2f} GB in {found['passes']} pass{'es' if found['passes'] > 1 else ''}",
+        f"write    {gigabytes['write_bytes']:.2f} GB as {', '.join(found['dtypes'])}; {gigabytes['free_bytes']:.1f} GB free",
+        f"buffers  {found['buffer_bytes'] / 1e6:.0f} MB",
+    ]
+    for key, counts in found["filters"].items():
+        lines += [f"filter   {key}: '{name}' decides {count} tensors" for name, count in counts.items()]
+    if "lerp" in found:
+        lines.append(f"lerp     {len(found['lerp'])} tensors are nearly collinear")
+    return lines + [f"note     {note}" for note in found["notes"]]

@@ -1,0 +1,106 @@
+"""What a merge did and will do, as tables: for every tensor, for every layer; and a plan from headers."""
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from heredity.anatomy import kind_of, layer_of
+from heredity.kernels.decode import CODES
+from heredity.merging._blocks import BLOCK
+from heredity.merging._discovery import name_of
+from heredity.merging._method import DataMethod, ElementMethod, SpanMethod
+from heredity.merging._sparse import SparseMethod
+from heredity.merging.engine import Merge
+from heredity.merging.output import planned_tensors
+from heredity.merging.recipe import Recipe
+from heredity.merging.settings import matched_filters
+
+_SCHEMA: dict[str, Any] = {
+    "tensor": pl.String, "layer": pl.Int64, "kind": pl.String, "coefficients": pl.List(pl.Float64),
+    "norms": pl.List(pl.Float64), "cosine": pl.Float64, "t": pl.Float64, "lerp": pl.Boolean,
+    "kept": pl.List(pl.Float64), "sign_conflicts": pl.Float64, "rescaled": pl.List(pl.Float64),
+    "averaged": pl.Boolean,
+}  # fmt: skip
+
+
+def tensors_table(lock: Mapping[str, Any]) -> pl.DataFrame:
+    """Return one row for every merged tensor: coefficients, norms, cosine, effective t, share kept, sign conflicts.
+
+    Norms and cosine are of the inputs' weights; t is where the result lies between two inputs (0: the first).
+    Columns that a method does not know are null.
+    """
+    rows = [
+        {"tensor": name, "layer": layer_of(name), "kind": kind_of(name), **facts}
+        for name, facts in lock["tensors"].items()
+    ]
+    columns = {name: [row.get(name) for row in rows] for name in _SCHEMA}
+    return pl.DataFrame(columns, schema=_SCHEMA)
+
+
+def layers_table(tensors: pl.DataFrame) -> pl.DataFrame:
+    """Return means by layer (null: outside the layers) of what the tensors' table has as numbers."""
+    lists = [pl.col(name).list.mean().alias(name) for name in ("kept", "rescaled")]
+    numbers = tensors.with_columns(lists).with_columns(pl.col("lerp").fill_null(False).cast(pl.Float64))
+    means = [pl.col(c).mean() for c in ("cosine", "t", "lerp", "kept", "sign_conflicts", "rescaled")]
+    return numbers.group_by("layer").agg(pl.len().alias("tensors"), *means).sort("layer", nulls_last=True)
+
+
+def plan_summary(merge: Merge, recipe: Recipe | None, out: Path | None = None) -> dict[str, Any]:
+    """Return what a merge will do, from headers only: sizes, passes, memory, filters."""
+    planned = planned_tensors(merge.plan, merge.target.dtype)
+    methods = {type(method) for group in merge.plan.groups for method in group.methods.values()}
+    passes, memory = 1, 0
+    for group in merge.plan.groups:
+        for method in group.methods.values():
+            passes = max(passes, _passes(method))
+        largest = max((group.inputs[0].info(n).size for n in group.methods), default=0)
+        whole = any(issubclass(m, DataMethod) for m in methods)
+        block = largest if whole else min(largest, BLOCK)
+        memory = max(memory, (len(group.inputs) + 2) * 4 * block)
+    folder = Path(out) if out is not None else Path.cwd()
+    there = next(p for p in (folder.absolute(), *folder.absolute().parents) if p.exists())
+    return {
+        "methods": sorted(name_of(method) for method in methods),
+        "models": list(merge.checkpoints),
+        "tensors": len(planned),
+        "copied": len(merge.plan.copied),
+        "elements": sum(merge.plan.tensors[n].size for n in merge.plan.weights),
+        "read_bytes": passes * sum(f.stat().st_size for c in merge.checkpoints.values() for f in c.files),
+        "write_bytes": sum(tensor.nbytes for tensor in planned),
+        "passes": passes,
+        "buffer_bytes": memory,
+        "free_bytes": shutil.disk_usage(there).free,
+        "donor": merge.target.donor.name,
+        "dtypes": sorted({tensor.dtype for tensor in planned if tensor.dtype in CODES}),
+        "filters": {} if recipe is None else _filters(merge, recipe),
+        "notes": list(merge.plan.notes),
+    }
+
+
+def lerp_tensors(merge: Merge) -> list[str]:
+    """Return the tensors in which a spherical method falls back to lerp; reads all inputs once."""
+    return [name for name in merge.plan.weights if merge.is_lerp(name)]
+
+
+def _passes(method: Any) -> int:
+    """Return how often a method reads its inputs."""
+    if isinstance(method, SpanMethod):
+        return 2 if method.needs_gram else 1
+    if isinstance(method, SparseMethod):
+        bands = 2 if type(method).__name__ in ("Ties", "Breadcrumbs", "BreadcrumbsTies") else 0
+        return 1 + bands + int(method.rescale)
+    return 2 if isinstance(method, ElementMethod) else 1
+
+
+def _filters(merge: Merge, recipe: Recipe) -> dict[str, dict[str, int]]:
+    scopes = [recipe.parameters, *(s.parameters for s in recipe.slices)]
+    scopes += [source.parameters for entry in recipe.slices for source in entry.sources]
+    found: dict[str, dict[str, int]] = {}
+    for scope in scopes:
+        for key, setting in scope.items():
+            for wanted, count in matched_filters(setting, merge.plan.weights).items():
+                found.setdefault(key, {})[wanted] = count
+    return found

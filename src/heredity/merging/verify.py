@@ -1,0 +1,120 @@
+"""Check a merge that was written: every hash of its lock, and some tensors made again from the inputs."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from heredity.checkpoint import Checkpoint
+from heredity.digests import sha256_of
+from heredity.errors import CheckpointError, ConfigError
+from heredity.kernels.encode import encode
+from heredity.merging.engine import Merge
+from heredity.merging.output import LOCK
+from heredity.merging.recipe import Recipe
+from heredity.merging.resolve import resolve
+from heredity.seeds import generator
+
+
+class Verdict(NamedTuple):
+    """What was checked.
+
+    Attributes:
+        outputs: files of the result whose hash is right.
+        inputs: files of the models whose hash is right.
+        unknown: files of the models whose hash the lock does not hold.
+        tensors: tensors that were made again and have the same bytes.
+    """
+
+    outputs: tuple[str, ...]
+    inputs: tuple[str, ...]
+    unknown: tuple[str, ...]
+    tensors: tuple[str, ...]
+
+
+def verify(out: Path | str, *, tensors: int = 3, seed: int = 0, inputs: bool = True) -> Verdict:
+    """Check a folder that a merge wrote.
+
+    Args:
+        out: folder with heredity.lock.json.
+        tensors: how many tensors, drawn at random, are made again; 0 for none.
+        seed: of the draw.
+        inputs: also check the models' hashes, where the lock has them.
+
+    Raises:
+        ConfigError: the folder has no lock.
+        CheckpointError: a hash or a tensor differs, or a model is gone.
+    """
+    out = Path(out)
+    lock = read_lock(out)
+    for name, known in lock["outputs"].items():
+        _check(out / name, known["sha256"], "it is not what the merge wrote: merge again with --overwrite")
+    right, unknown = [], []
+    for model in lock["inputs"] if inputs else []:
+        files = {file.name: file for file in Checkpoint.open(_where(model)).files}
+        for name, known in model["files"].items():
+            label = f"{model['name']}/{name}"
+            if known["sha256"] is None:
+                unknown.append(label)
+                continue
+            if name not in files:
+                raise CheckpointError(
+                    f"{model['path']}: has no {name} any more", "find the models of the merge again"
+                )
+            _check(files[name], known["sha256"], "the model is not the one that was merged")
+            right.append(label)
+    chosen: Sequence[str] = ()
+    if tensors:
+        chosen = _made_again(out, lock, tensors, seed)
+    return Verdict(tuple(lock["outputs"]), tuple(right), tuple(unknown), tuple(chosen))
+
+
+def read_lock(out: Path) -> dict[str, Any]:
+    """Return heredity.lock.json.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    try:
+        lock: dict[str, Any] = json.loads((out / LOCK).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{out / LOCK}: cannot be read ({error})", "heredity merge writes it") from None
+    return lock
+
+
+def _where(model: dict[str, Any]) -> str:
+    if not Path(model["path"]).exists():
+        raise CheckpointError(f"{model['path']}: is not there any more", "verify where the models are")
+    return str(model["path"])
+
+
+def _check(file: Path, known: str, hint: str) -> None:
+    if not file.exists():
+        raise CheckpointError(f"{file}: is missing", hint)
+    found = sha256_of(file)
+    if found != known:
+        raise CheckpointError(f"{file}: sha256 {found[:12]}…, the lock has {known[:12]}…", hint)
+
+
+def _made_again(out: Path, lock: dict[str, Any], count: int, seed: int) -> list[str]:
+    recipe = dict(lock["recipe"]["merge"])
+    recipe["paths"] = {**recipe.get("paths", {}), **lock["models"]}
+    merge: Merge = resolve(Recipe.of({**recipe, "seed": lock["seed"]}))
+    written = Checkpoint.open(out)
+    names = merge.plan.weights
+    chosen = sorted(
+        generator(seed, "verify").choice(names, size=min(count, len(names)), replace=False).tolist()
+    )
+    for name in chosen:
+        raw, done = written.raw(name), 0
+        for block in merge.blocks(name):
+            piece = encode(block, written.info(name).dtype)
+            if not np.array_equal(piece, raw[done : done + piece.nbytes]):
+                raise CheckpointError(
+                    f"{out}: tensor {name} is not what the recipe makes of the models",
+                    "a model or the result was changed",
+                )
+            done += piece.nbytes
+    return chosen

@@ -1,0 +1,209 @@
+"""What a merge writes: whole or not at all, resumable to the same bytes, verified by its lock."""
+
+import json
+import os
+import shutil
+import signal
+import time
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+from merge_pico import family, read
+
+from heredity import merging
+from heredity.checkpoint import Checkpoint
+from heredity.errors import CheckpointError, ConfigError, DiskFullError, MismatchError
+from heredity.merging import Merge, merge
+from heredity.merging.output import check_agreed, plan_record
+from heredity.merging.summary import layers_table, tensors_table
+from heredity.merging.verify import read_lock, verify
+from heredity.point import weighted
+from heredity.writer import write_checkpoint
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {f.name: f.read_bytes() for f in sorted(folder.iterdir())}
+
+
+def test_a_point_and_a_written_merge_are_the_same_bits(tmp_path: Path) -> None:
+    family(tmp_path, models=2)
+    prepared = merge(merging.Slerp(t=0.58), [tmp_path / "a", tmp_path / "b"])
+    out = Checkpoint.open(prepared.save(tmp_path / "out"))
+    point = prepared.point()
+    for name, info in out.tensors.items():
+        poured = weighted(point, prepared.checkpoints, name, 0, info.size)
+        np.testing.assert_array_equal(poured, out.read(name).ravel())
+
+
+def test_one_gram_serves_every_t(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    family(tmp_path, models=2)
+    prepared = merge(merging.Slerp(t=0.0), [tmp_path / "a", tmp_path / "b"])
+    prepared.coefficients()
+    monkeypatch.setattr("heredity.merging.engine.measure", None)  # a second pass would fail
+    points = [prepared.using(merging.Slerp(t=t / 10)).point() for t in range(11)]
+    assert points[0].for_tensor("lm_head.weight").tolist() == [1, 0]
+    assert points[10].for_tensor("lm_head.weight") == pytest.approx([0, 1])
+
+
+def test_the_folder_holds_config_card_lock_and_recipe(tmp_path: Path) -> None:
+    family(tmp_path, models=2, dtype="BF16")
+    (tmp_path / "a" / "tokenizer.json").write_text("{}")
+    (tmp_path / "a" / "chat_template.jinja").write_text("hello")
+    merge(merging.Slerp(t=0.25), [tmp_path / "a", tmp_path / "b"]).save(tmp_path / "out", shard_bytes=4000)
+    out = Checkpoint.open(tmp_path / "out")
+    assert len(out.files) > 1
+    assert (tmp_path / "out" / "chat_template.jinja").read_text() == "hello"
+    assert 'base_model: ["a", "b"]' in (tmp_path / "out" / "README.md").read_text()
+    lock = read_lock(tmp_path / "out")
+    assert lock["tensors"]["lm_head.weight"]["t"] == pytest.approx(0.25, abs=0.01)
+    layers = layers_table(tensors_table(lock))
+    assert layers["layer"].to_list() == [0, 1, 2, None]
+    assert layers["tensors"].sum() == len(out.tensors)
+    assert not list((tmp_path / "out").glob(".*"))
+
+
+def test_the_donor_is_explicit(tmp_path: Path) -> None:
+    family(tmp_path, models=2)
+    for name in ("base", "a", "b"):
+        (tmp_path / name / "tokenizer.json").write_text(name)
+    method, models = merging.TaskArithmetic(), [tmp_path / "a", tmp_path / "b"]
+    merge(method, models, tmp_path / "base").save(tmp_path / "x")
+    merge(method, models, tmp_path / "base").save(tmp_path / "y", donor=tmp_path / "b")
+    assert (tmp_path / "x" / "tokenizer.json").read_text() == "base"
+    assert (tmp_path / "y" / "tokenizer.json").read_text() == "b"
+
+
+def test_stale_files_never_survive(tmp_path: Path) -> None:
+    family(tmp_path, models=2)
+    prepared = merge(merging.Linear(), [tmp_path / "a", tmp_path / "b"])
+    prepared.save(tmp_path / "out", shard_bytes=3000)
+    assert len(list((tmp_path / "out").glob("*.safetensors"))) > 2
+    with pytest.raises(ConfigError, match="not empty"):
+        prepared.save(tmp_path / "out")
+    prepared.save(tmp_path / "out", overwrite=True)
+    assert [f.name for f in (tmp_path / "out").glob("*.safetensors*")] == ["model.safetensors"]
+
+
+def test_threads_give_the_same_bytes(tmp_path: Path) -> None:
+    family(tmp_path, models=3)
+    prepared = merge(merging.DareTies(density=0.5), [tmp_path / n for n in "abc"], tmp_path / "base", seed=3)
+    prepared.save(tmp_path / "x" / "out", shard_bytes=3000)
+    prepared.save(tmp_path / "y" / "out", shard_bytes=3000, jobs=3)
+    assert contents(tmp_path / "x" / "out") == contents(tmp_path / "y" / "out")
+
+
+def test_masks_depend_on_the_seed_alone(tmp_path: Path) -> None:
+    family(tmp_path, models=2)
+    found = []
+    for out, seed in (("x", 0), ("y", 0), ("z", 1)):
+        prepared = merge(
+            merging.DareLinear(density=0.5), [tmp_path / "a", tmp_path / "b"], tmp_path / "base", seed=seed
+        )
+        found.append(read(Checkpoint.open(prepared.save(tmp_path / out)))["lm_head.weight"])
+    np.testing.assert_array_equal(found[0], found[1])
+    assert (found[0] != found[2]).mean() > 0.5
+
+
+def test_verify_finds_changed_outputs_and_changed_models(tmp_path: Path) -> None:
+    family(tmp_path, models=2)
+    prepared = merge(merging.Ties(density=0.5), [tmp_path / "a", tmp_path / "b"], tmp_path / "base")
+    out = prepared.save(tmp_path / "out", hash_inputs=True)
+    verdict = verify(out, tensors=50)
+    assert len(verdict.tensors) == len(prepared.plan.weights)
+    assert len(verdict.inputs) == 3
+    shard = out / "model.safetensors"
+    original = shard.read_bytes()
+    shard.write_bytes(original[:-1] + bytes([original[-1] ^ 1]))
+    with pytest.raises(CheckpointError, match="model.safetensors: sha256"):
+        verify(out)
+    shard.write_bytes(original)
+    model = tmp_path / "b" / "model.safetensors"
+    data = model.read_bytes()
+    model.write_bytes(data[:-200] + bytes(200))
+    with pytest.raises(CheckpointError, match="sha256"):
+        verify(out)
+    with pytest.raises(CheckpointError, match="is not what the recipe makes"):
+        verify(out, inputs=False, tensors=50)
+
+
+def test_inputs_that_change_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    family(tmp_path, models=2)
+    prepared = merge(merging.Linear(), [tmp_path / "a", tmp_path / "b"])
+    agreed = plan_record(prepared)
+    check_agreed(prepared, json.loads(json.dumps(agreed)), tmp_path / "plan.json")
+
+    def touch(name: str, nbytes: int) -> None:
+        os.utime(tmp_path / "b" / "model.safetensors", ns=(1, 1))
+
+    with pytest.raises(CheckpointError, match="changed while it was merged"):
+        prepared.save(tmp_path / "out", progress=touch)
+    with pytest.raises(MismatchError, match="changed since it was planned"):
+        check_agreed(prepared, json.loads(json.dumps(agreed)), tmp_path / "plan.json")
+    assert not (tmp_path / "out" / "config.json").exists()
+
+
+def test_a_full_disk_is_said_before_anything_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    family(tmp_path, models=2)
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=100))
+    with pytest.raises(DiskFullError, match="free"):
+        merge(merging.Linear(), [tmp_path / "a", tmp_path / "b"]).save(tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_shapes_and_names_that_differ_are_named(tmp_path: Path) -> None:
+    first = write_checkpoint(tmp_path / "x", {"w": (np.zeros((2, 3), np.float32), "F32")})
+    other = write_checkpoint(tmp_path / "y", {"w": (np.zeros((3, 3), np.float32), "F32")})
+    third = write_checkpoint(tmp_path / "z", {"v": (np.zeros((2, 3), np.float32), "F32")})
+    with pytest.raises(MismatchError, match=r"tensor w: \[2, 3\] in .*x.*, \[3, 3\] in .*y"):
+        merge(merging.Linear(), [first, other])
+    with pytest.raises(MismatchError, match="has no tensor w"):
+        merge(merging.Linear(), [first, third])
+
+
+def test_a_weight_that_is_not_a_number_is_named(tmp_path: Path) -> None:
+    good = write_checkpoint(tmp_path / "x", {"w": (np.ones(8, np.float32), "F32")})
+    bad = write_checkpoint(tmp_path / "y", {"w": (np.full(8, np.nan, np.float32), "F32")})
+    with pytest.raises(CheckpointError, match="y/model.safetensors: tensor w holds NaN"):
+        merge(merging.Slerp(t=0.5), [good, bad]).point()
+
+
+def test_killed_anywhere_it_resumes_to_the_same_bytes(tmp_path: Path) -> None:
+    family(tmp_path, models=2)
+    prepared = merge(merging.Ties(density=0.5), [tmp_path / "a", tmp_path / "b"], tmp_path / "base")
+    whole = contents(prepared.save(tmp_path / "whole" / "out", shard_bytes=2500))
+    killed = tmp_path / "killed" / "out"
+    generator = np.random.default_rng(0)
+    kills = 0
+    while not (killed / "config.json").exists() and kills < 60:
+        child = _merging_child(prepared, killed)
+        time.sleep(float(generator.uniform(0, 0.03)))
+        os.kill(child, signal.SIGKILL)
+        kills += os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+        if killed.exists() and not (killed / "config.json").exists() and any(killed.iterdir()):
+            with pytest.raises(ConfigError, match="not empty"):
+                prepared.save(killed)
+        if kills == 30:
+            break
+    assert kills >= 20
+    prepared.save(killed, shard_bytes=2500, resume=True)
+    assert contents(killed) == whole
+
+
+def _merging_child(prepared: Merge, out: Path) -> int:
+    """Fork a process that merges slowly, going on where the last one was killed; return its id."""
+    with warnings.catch_warnings():
+        warnings.simplefilter(
+            "ignore", DeprecationWarning
+        )  # the child computes and never returns to the threads
+        child = os.fork()
+    if child == 0:
+        try:
+            prepared.save(out, shard_bytes=2500, resume=True, progress=lambda name, nbytes: time.sleep(0.004))
+        finally:
+            os._exit(0)
+    return child
