@@ -1,11 +1,12 @@
-"""Cost of one Gram pass against the floor of the same bytes: read, decode, multiply, all measured in one run.
+"""Cost of one Gram pass against the floor of the same bytes: read, decode, multiply, measured in one run.
 
     python benchmarks/gram.py passes  [--members 8] [--preset gpt2] [--folder DIR]   ratio to the floor
     python benchmarks/gram.py curve   [--members 8 16 32 64]                         CPU seconds per member
     python benchmarks/gram.py billion [--members 32]                                 1.1 B each, by tensor ranges
 
-CPU seconds of a process are compared, never wall seconds; every measurement runs in a fresh process with one thread.
-Checkpoints are synthesised (base ~ N(0, 0.02), member = base + 0.1 · 0.02 · noise) and removed unless --folder is given.
+CPU seconds are compared, never wall seconds; every measurement runs in a fresh process with one thread.
+Checkpoints are synthesised (base ~ N(0, 0.02), member = base + 0.1 · 0.02 · noise), and removed unless
+--folder is given.
 """
 
 import argparse
@@ -21,13 +22,13 @@ from pathlib import Path
 from typing import Any
 
 for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"):
-    os.environ.setdefault(variable, "1")
+    os.environ.setdefault(variable, "1")  # before numpy is imported
 
-import numpy as np
+import numpy as np  # noqa: E402
 
-from heredity import seeds
-from heredity.kernels.encode import encode
-from heredity.writer import CheckpointWriter, Planned, write_shard
+from heredity import seeds  # noqa: E402
+from heredity.kernels.encode import encode  # noqa: E402
+from heredity.writer import CheckpointWriter, Planned, write_shard  # noqa: E402
 
 PRESETS = {  # layers, width, inner width, width of keys and values, vocabulary
     "pico": (2, 128, 384, 64, 1000),
@@ -38,7 +39,7 @@ RELATIVE = 0.1
 
 
 def shapes(preset: str) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of a Llama-shaped model; gpt2 has 124 M parameters, tinyllama 1.1 B (embedding untied)."""
+    """Names and shapes of a Llama-shaped model; gpt2 has 124 M parameters, tinyllama 1.1 B."""
     layers, d, inner, kv, vocabulary = PRESETS[preset]
     found: dict[str, tuple[int, ...]] = {
         "model.embed_tokens.weight": (vocabulary, d),
@@ -96,7 +97,7 @@ def measured(task: Callable[..., Any], *arguments: Any) -> dict[str, Any]:
 
 
 def floor(paths: list[str]) -> dict[str, float]:
-    """Read and decode every byte once, and multiply blocks of [K + 1, 65536] by their transpose, each timed apart."""
+    """Time apart: read every byte, decode it, multiply float32 blocks [K + 1, 65536] by their transpose."""
     from heredity import Checkpoint
     from heredity.kernels.decode import decode_block
 
@@ -164,7 +165,8 @@ def passes(folder: Path, preset: str, members: int) -> None:
     total = sum(bottom.values())
     counted, hashed = measured(gram, paths, True), measured(digest, paths)
     print(
-        f"{members} members + base, {size / 1e6:.0f} M parameters each, bf16, {2 * size * (members + 1) / 1e9:.2f} GB"
+        f"{members} members + base, {size / 1e6:.0f} M parameters each, bf16, "
+        f"{2 * size * (members + 1) / 1e9:.2f} GB"
     )
     print(
         "floor: " + ", ".join(f"{part} {s:.2f}" for part, s in bottom.items()) + f", in all {total:.2f} CPU s"
@@ -175,7 +177,8 @@ def passes(folder: Path, preset: str, members: int) -> None:
     )
     print(f"peak anonymous memory: {plain['anonymous_mb']:.0f} MB")
     print(
-        f"apart: element statistics +{counted['result'] - plain['result']:.2f} CPU s; hashing {hashed['cpu_seconds']:.2f} CPU s"
+        f"apart: element statistics +{counted['result'] - plain['result']:.2f} CPU s; "
+        f"hashing {hashed['cpu_seconds']:.2f} CPU s"
     )
 
 
@@ -191,7 +194,7 @@ def curve(folder: Path, preset: str, counts: list[int]) -> None:
 
 
 def billion(folder: Path, members: int) -> None:
-    """Measure 1.1 B × members within the disk of one tensor range: synthesise it for all members, measure, delete."""
+    """Measure 1.1 B × members range by range: synthesise a range of all members, measure it, delete it."""
     from heredity.gram import grams_of
 
     tensors: dict[str, Any] = {}
@@ -213,14 +216,16 @@ def billion(folder: Path, members: int) -> None:
         tensors |= found["result"]
         shutil.rmtree(part)
         print(
-            f"{len(tensors)}/{len(names)} tensors, {cpu:.1f} CPU s, disk {disk:.1f} GB, anonymous {peak:.0f} MB",
+            f"{len(tensors)}/{len(names)} tensors, {cpu:.1f} CPU s, disk {disk:.1f} GB, "
+            f"anonymous {peak:.0f} MB",
             flush=True,
         )
     total = grams_of(tensors, "base").total()["all"]
     norms = np.sqrt(np.diagonal(total.deltas))
     cosines = (total.deltas / np.outer(norms, norms))[np.triu_indices(members, 1)]
     print(
-        f"{members} × {total.size / 1e9:.2f} B: cosines of independent members {cosines.min():.1e} … {cosines.max():.1e}"
+        f"{members} × {total.size / 1e9:.2f} B: cosines of independent members "
+        f"{cosines.min():.1e} … {cosines.max():.1e}"
     )
 
 

@@ -1,5 +1,5 @@
-"""Tiny families of models, written byte by byte with numpy: Llama-, GPT-2- and BERT-shaped, tied or not, sharded,
-in any number format, full or LoRA. Nothing here uses heredity, so that it can check heredity.
+"""Tiny families of models, written byte by byte with numpy: Llama-, GPT-2- and BERT-shaped, tied or not,
+sharded, in any number format, full or LoRA. Nothing here uses heredity, so that it can check heredity.
 """
 
 import json
@@ -35,8 +35,9 @@ class PicoFamily:
 
 
 def make_family(
-    root: Path, *, kind: str = "llama", members: tuple[str, ...] = ("a", "b", "c"), dtype: str | dict[str, str] = "F32",
-    shards: int | dict[str, int] = 1, tied: bool = False, relative: float = 0.05, seed: int = 0,
+    root: Path, *, kind: str = "llama", members: tuple[str, ...] = ("a", "b", "c"),
+    dtype: str | dict[str, str] = "F32", shards: int | dict[str, int] = 1, tied: bool = False,
+    relative: float = 0.05, seed: int = 0,
 ) -> PicoFamily:  # fmt: skip
     """Write a base and members = base + relative · noise."""
     rng = np.random.default_rng(seed)
@@ -200,13 +201,13 @@ def eight_bits(dtype: str) -> np.ndarray:
 
 def write_adapter(
     folder: Path, targets: dict[str, tuple[int, int]], *, rank: int = 2, alpha: float = 4.0, seed: int = 0,
-    saved: Weights | None = None, rank_pattern: dict[str, int] | None = None, alpha_pattern: dict[str, float] | None = None,
-    prefix: str = "base_model.model.", **settings: Any,
+    saved: Weights | None = None, rank_pattern: dict[str, int] | None = None,
+    alpha_pattern: dict[str, float] | None = None, prefix: str = "base_model.model.", **settings: Any,
 ) -> Weights:  # fmt: skip
-    """Write a PEFT LoRA folder for modules → stored shape of their weight; return the dense Δ by tensor, float64.
+    """Write a PEFT LoRA folder for modules → stored shape of their weight; return dense Δ by tensor, float64.
 
-    Modules whose last part is embed_tokens, wte or word_embeddings get embedding factors. With fan_in_fan_out the
-    stored shape is [in, out].
+    Modules whose last part is embed_tokens, wte or word_embeddings get embedding factors. With fan_in_fan_out
+    the stored shape is [in, out].
     """
     rng = np.random.default_rng(seed)
     folder.mkdir(parents=True, exist_ok=True)
@@ -231,8 +232,9 @@ def write_adapter(
         {**factors, **{f"{prefix}{n}": w for n, w in (saved or {}).items()}},
     )
     facts = {
-        "peft_type": "LORA", "r": rank, "lora_alpha": alpha, "rank_pattern": rank_pattern or {}, "bias": "none",
-        "alpha_pattern": alpha_pattern or {}, "target_modules": sorted({m.rsplit(".", 1)[-1] for m in targets}),
+        "peft_type": "LORA", "r": rank, "lora_alpha": alpha, "bias": "none",
+        "rank_pattern": rank_pattern or {}, "alpha_pattern": alpha_pattern or {},
+        "target_modules": sorted({m.rsplit(".", 1)[-1] for m in targets}),
         "modules_to_save": sorted({n.rsplit(".", 2)[-2] for n in saved or {}}) or None, **settings,
     }  # fmt: skip
     (folder / "adapter_config.json").write_text(json.dumps(facts))

@@ -1,4 +1,4 @@
-"""Checkpoints: every format and layout reads exactly; damaged files are refused with the file and tensor named."""
+"""Checkpoints: every format and layout reads exactly; damaged files are refused with file and tensor named."""
 
 import json
 import pickle
@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from pico import encode, make_family, stored, write_file, write_model, write_raw
 
 from heredity import Checkpoint
 from heredity.errors import CheckpointError
+from pico import encode, make_family, stored, write_file, write_model, write_raw
 
 DTYPES = ("F32", "BF16", "F16", "F8_E4M3", "F8_E5M2", "F64")
 W = np.random.default_rng(0).normal(size=(37, 53)).astype(np.float32)
@@ -132,9 +132,17 @@ def test_damaged_headers_are_refused(tmp_path, case):
 
 @pytest.mark.parametrize(
     "content",
-    [b"", b"\0\0\0", struct.pack("<Q", 2**60) + b"{}", struct.pack("<Q", 3) + b"{x}", struct.pack("<Q", 2) + b"[]",
-     struct.pack("<Q", 100_000) + b"[" * 100_000, struct.pack("<Q", 14) + b'{"a":1,"a":2} ', struct.pack("<Q", 2) + b"\xff\xff"],
-)  # fmt: skip
+    [
+        b"",
+        b"\0\0\0",
+        struct.pack("<Q", 2**60) + b"{}",
+        struct.pack("<Q", 3) + b"{x}",
+        struct.pack("<Q", 2) + b"[]",
+        struct.pack("<Q", 100_000) + b"[" * 100_000,
+        struct.pack("<Q", 14) + b'{"a":1,"a":2} ',
+        struct.pack("<Q", 2) + b"\xff\xff",
+    ],
+)
 def test_files_that_are_not_safetensors(tmp_path, content):
     (tmp_path / "model.safetensors").write_bytes(content)
     with pytest.raises(CheckpointError):

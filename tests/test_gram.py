@@ -1,4 +1,4 @@
-"""What follows from a Gram matrix: re-basing, centring, selecting, grouping, all against the vectors themselves."""
+"""What follows from a Gram matrix: re-basing, centring, selecting, grouping, against the vectors themselves."""
 
 import numpy as np
 import pytest
@@ -8,8 +8,13 @@ from hypothesis import strategies as st
 from heredity.errors import ConfigError
 from heredity.gram import Gram, TensorGram, grams_of
 
-NAMES = ("model.embed_tokens.weight", "model.layers.0.mlp.up_proj.weight", "model.layers.10.self_attn.q_proj.weight",
-         "model.layers.2.input_layernorm.weight", "model.norm.weight")  # fmt: skip
+NAMES = (
+    "model.embed_tokens.weight",
+    "model.layers.0.mlp.up_proj.weight",
+    "model.layers.10.self_attn.q_proj.weight",
+    "model.layers.2.input_layernorm.weight",
+    "model.norm.weight",
+)
 
 
 def vectors(seed, k, size=40):
@@ -127,9 +132,8 @@ def test_totals_by_group():
 
 def test_small_differences_do_not_cancel(tmp_path):
     """Task vectors a millionth of the weights: the Gram of differences keeps them, a raw Gram would not."""
-    from pico import write_model
-
     from heredity import Checkpoint
+    from pico import write_model
 
     rng = np.random.default_rng(0)
     base = rng.normal(size=30_000).astype(np.float32)

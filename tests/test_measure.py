@@ -4,9 +4,12 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
+import heredity.measure as measure_module
+from heredity import Checkpoint, Family, Gram
+from heredity.errors import CheckpointError, ConfigError, MismatchError
 from pico import (
     eight_bits,
-    make_family,
     stored,
     write_adapter,
     write_file,
@@ -14,10 +17,6 @@ from pico import (
     write_raw,
     write_tokenizer,
 )
-
-import heredity.measure as measure_module
-from heredity import Checkpoint, Family, Gram
-from heredity.errors import CheckpointError, ConfigError, MismatchError
 
 DTYPES = ("F32", "BF16", "F16", "F8_E4M3", "F8_E5M2")
 

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from pico import stored, write_adapter, write_file, write_model
 
 from heredity import Checkpoint, Point
 from heredity.errors import ConfigError, MismatchError
 from heredity.point import weighted
+from pico import stored, write_adapter, write_file, write_model
 
 DTYPES = ("F32", "BF16", "F16", "F8_E4M3", "F8_E5M2", "F64")
 

@@ -1,4 +1,4 @@
-"""The writer: what is written is read, in any shards; interruptions resume to the same bytes; nothing stale survives."""
+"""The writer: what is written is read; interruptions resume to the same bytes; nothing stale survives."""
 
 import hashlib
 import json
@@ -7,12 +7,12 @@ import stat
 
 import numpy as np
 import pytest
-from pico import make_family, stored, write_model
 
 from heredity import Checkpoint
 from heredity.errors import CheckpointError, ConfigError, DiskFullError
 from heredity.kernels.encode import encode
 from heredity.writer import CheckpointWriter, Planned, plan_shards, write_checkpoint, write_shard
+from pico import make_family, stored, write_model
 
 RNG = np.random.default_rng(0)
 WEIGHTS = {f"model.layers.{i}.w": RNG.normal(size=(40, 25)).astype(np.float32) for i in range(6)}

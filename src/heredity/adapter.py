@@ -4,7 +4,6 @@ Source: Hu et al. 2021 (LoRA), Δ = (α / r) B A; Kalajdzievski 2023 (rsLoRA), �
 layout.
 """
 
-import json
 import math
 import re
 from collections.abc import Iterator, Mapping
@@ -17,6 +16,7 @@ import numpy as np
 from heredity.checkpoint import ADAPTER_CONFIG, Checkpoint
 from heredity.errors import CheckpointError, MismatchError
 from heredity.header import TensorInfo, read_header
+from heredity.jsonfile import read_table
 from heredity.lowrank import LowRank
 from heredity.readers import AdaptedReader, Reader, opened
 
@@ -136,14 +136,9 @@ def open_adapter(
 
 
 def _config(path: Path) -> dict[str, Any]:
-    try:
-        config = json.loads((path / ADAPTER_CONFIG).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise CheckpointError(
-            f"{path / ADAPTER_CONFIG}: cannot be read ({error})", "download or save it again"
-        ) from None
-    if not isinstance(config, dict) or config.get("peft_type", "LORA") != "LORA":
-        kind = config.get("peft_type") if isinstance(config, dict) else None
+    config = read_table(path / ADAPTER_CONFIG)
+    if config.get("peft_type", "LORA") != "LORA":
+        kind = config.get("peft_type")
         raise CheckpointError(f"{path / ADAPTER_CONFIG}: adapter type {kind!r}, not LORA", _UNKNOWN)
     if config.get("use_dora"):
         raise CheckpointError(

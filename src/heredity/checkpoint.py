@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from heredity.errors import CheckpointError
 from heredity.header import TensorInfo, read_header
+from heredity.jsonfile import read_table
 from heredity.lowrank import LowRank
 from heredity.readers import Reader, RowsReader, opened
 
@@ -219,15 +220,7 @@ def _stays_inside(file: str) -> bool:
 
 def _config(folder: Path) -> dict[str, Any]:
     path = folder / "config.json"
-    if not path.exists():
-        return {}
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path}: cannot be read ({error})", "download or write it again") from None
-    if not isinstance(config, dict):
-        raise CheckpointError(f"{path}: is not a table", "download or write it again")
-    return config
+    return read_table(path) if path.exists() else {}
 
 
 def _folder_name(path: Path, ref: str | Path) -> str:

@@ -56,6 +56,7 @@ class Family:
         name: of the family.
         members: in the order of the file.
         root: folder that members' paths are relative to.
+        file: the file it was read from or saved to, or None.
 
     >>> family = Family.of({"base": "base", "lua": "lua"}, base="base")
     >>> family.edges()
@@ -66,6 +67,7 @@ class Family:
         self.name = name
         self.members = tuple(members)
         self.root = Path(root)
+        self.file: Path | None = None
         self._open: dict[str, Checkpoint] = {}
         _check(self.members, name)
 
@@ -95,7 +97,9 @@ class Family:
             raise ConfigError(
                 f"{path}: {plain(error)}", "see the example in the docs of the family file"
             ) from None
-        return cls(file.family.name, file.member, path.parent)
+        family = cls(file.family.name, file.member, path.parent)
+        family.file = path
+        return family
 
     @classmethod
     def of(
@@ -126,11 +130,22 @@ class Family:
         path = Path(path)
         if path.is_dir() or path.suffix != ".toml":
             path = path / "family.toml"
-        members = [
-            {k: v for k, v in msgspec.to_builtins(m).items() if v not in ([], {}, ())} for m in self.members
-        ]
-        write_text(path, to_toml({"family": {"name": self.name}, "member": members}))
+        write_text(path, to_toml(self.plain()))
+        self.file = path
         return path
+
+    def plain(self) -> dict[str, Any]:
+        """Return what the family file holds, as plain values."""
+        members = [
+            {key: value for key, value in msgspec.to_builtins(member).items() if value not in ([], {}, ())}
+            for member in self.members
+        ]
+        return {"family": {"name": self.name}, "member": members}
+
+    @property
+    def gram_file(self) -> Path | None:
+        """Where the family's Gram matrix is kept: beside its file, or nowhere if it has none."""
+        return None if self.file is None else self.file.with_suffix(".gram.safetensors")
 
     @property
     def base(self) -> Member | None:

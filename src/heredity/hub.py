@@ -7,6 +7,7 @@ from pathlib import Path
 from heredity.errors import CheckpointError
 
 _ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?(@[\w./-]+)?")
+_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 _FILES = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.txt", "*.model", "*.jinja", "README.md"]
 
 
@@ -43,3 +44,31 @@ def resolve(ref: str, *, revision: str | None = None, offline: bool | None = Non
             f"{ref}: the Hub refused ({first_line})", "check the id, the revision, and HF_TOKEN"
         ) from None
     return Path(folder)
+
+
+def remote_tensors(ref: str, *, revision: str | None = None) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """Return dtype and shape of every tensor of a Hub checkpoint, by reading its headers only.
+
+    Raises:
+        CheckpointError: not a Hub id, offline, or the Hub refused.
+    """
+    repository, _, suffix = ref.partition("@")
+    if not _NAME.fullmatch(repository):
+        raise CheckpointError(f"{ref}: not a Hub id", "give it as org/name or org/name@revision")
+    from huggingface_hub import get_safetensors_metadata
+    from huggingface_hub.errors import HfHubHTTPError, NotASafetensorsRepoError, OfflineModeIsEnabled
+
+    try:
+        found = get_safetensors_metadata(repository, revision=revision or suffix or None)
+    except NotASafetensorsRepoError:
+        raise CheckpointError(f"{ref}: has no safetensors weights", "choose a repository that has") from None
+    except (HfHubHTTPError, OfflineModeIsEnabled, OSError) as error:
+        first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise CheckpointError(
+            f"{ref}: the Hub cannot be asked ({first_line})", "check the id and the network"
+        ) from None
+    tensors: dict[str, tuple[str, tuple[int, ...]]] = {}
+    for file in sorted(found.files_metadata):
+        for name, info in sorted(found.files_metadata[file].tensors.items()):
+            tensors[name] = (str(info.dtype), tuple(info.shape))
+    return tensors
