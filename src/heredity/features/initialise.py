@@ -23,11 +23,12 @@ def input_scale(rows: Float64[ndarray, "n d"]) -> float:
     """Return the s for which s·x has a mean squared norm of d.
 
     Raises:
-        StoreError: all rows are zero.
+        StoreError: all rows are zero, or one is not finite.
     """
     mean_square = float(np.square(rows).sum(axis=1).mean())
-    if mean_square == 0:
-        raise StoreError("every activation is 0", "the site is dead: choose another one")
+    if not 0 < mean_square < np.inf:
+        what = "every activation is 0" if mean_square == 0 else "activations are not finite"
+        raise StoreError(what, "the site is of no use: choose another one, or mend the model")
     return float(np.sqrt(rows.shape[1] / mean_square))
 
 
