@@ -59,7 +59,7 @@ def bert_shapes(layers: int = 2) -> dict[str, tuple[int, ...]]:
         f"bert.embeddings.{n}.weight": (r, 16) for n, r in embeddings.items()
     }
     norms = ["bert.embeddings.LayerNorm", "cls.predictions.transform.LayerNorm"]
-    dense = {"cls.predictions.transform.dense": (16, 16)}
+    dense = {"cls.predictions.transform.dense": (16, 16), "bert.pooler.dense": (16, 16)}
     for i in range(layers):
         p = f"bert.encoder.layer.{i}."
         dense |= {f"{p}attention.self.{n}": (16, 16) for n in ("query", "key", "value")}

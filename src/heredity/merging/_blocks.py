@@ -10,6 +10,7 @@ from heredity.merging._method import Block
 
 BLOCK = 1 << 18  # elements: a block of every input should stay in the cache
 _BUFFER_BYTES = 64 << 20  # of all inputs' blocks together
+_LEAST = 1 << 10  # elements, however many inputs there are
 
 
 class InputBlocks:
@@ -23,7 +24,7 @@ class InputBlocks:
         self.name, self.shape, self.size, self.seed = name, info.shape, info.size, seed
         self.models = tuple(checkpoint.name for checkpoint in inputs[1:])
         self._inputs = tuple(inputs)
-        step = max(1 << 10, min(BLOCK, _BUFFER_BYTES // (4 * len(inputs))))
+        step = max(_LEAST, min(BLOCK, _BUFFER_BYTES // (4 * len(inputs))))
         if rows:
             width = max(info.shape[-1] if info.shape else 1, 1)
             step = max(1, step // width) * width

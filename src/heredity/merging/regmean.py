@@ -11,6 +11,7 @@ from jaxtyping import Float, Float32
 from msgspec import Meta
 from numpy import ndarray
 
+from heredity.errors import ConfigError
 from heredity.merging._method import DataMethod, Inputs
 from heredity.statistics import Statistics
 
@@ -46,7 +47,12 @@ class RegMean(DataMethod, frozen=True, kw_only=True):
             total += shrunk
             wanted += row @ shrunk
         mean = np.mean(rows, axis=0)
-        added = self.ridge * total.diagonal().mean() or 1.0
+        added = self.ridge * total.diagonal().mean() if total.any() else 1.0
         # the ridge pulls towards the mean, so a dead input keeps the mean of the models
-        solution = np.linalg.solve(total + added * np.eye(len(total)), (wanted + added * mean).T).T
+        try:
+            solution = np.linalg.solve(total + added * np.eye(len(total)), (wanted + added * mean).T).T
+        except np.linalg.LinAlgError:
+            raise ConfigError(
+                f"regmean: the inputs of {name} are linearly dependent", "set ridge = 1e-6"
+            ) from None
         return np.asarray(solution.T if transposed else solution, np.float32)
