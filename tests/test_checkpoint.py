@@ -1,4 +1,4 @@
-"""Checkpoints: every format and layout reads exactly; damaged files are refused with file and tensor named."""
+"""Checkpoints: every format and layout reads exactly; damaged files are refused, with what and where."""
 
 import json
 import pickle

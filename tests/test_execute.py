@@ -27,11 +27,22 @@ def test_order_is_that_of_the_items(execution):
 
 
 @pytest.mark.ray
+@pytest.mark.filterwarnings("default")  # Ray warns about itself
 def test_ray_too():
-    pytest.importorskip("ray", reason="Ray is not installed: pip install 'heredity[ray]'")
-    assert list(Ray(2).map(slow_square, range(6))) == [x * x for x in range(6)]
-    with pytest.raises(CheckpointError, match="file 0"):
-        list(Ray(2).map(fail, range(3)))
+    ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'heredity[ray]'")
+
+    def square(x):  # local functions travel whole; the workers cannot import this file
+        return x * x
+
+    def failing(x):
+        raise CheckpointError(f"file {x}", "hint")
+
+    try:
+        assert list(Ray(2).map(square, range(6))) == [x * x for x in range(6)]
+        with pytest.raises(CheckpointError, match="file 0"):
+            list(Ray(2).map(failing, range(3)))
+    finally:
+        ray.shutdown()
 
 
 def test_ray_is_asked_for_by_name_when_missing(monkeypatch):

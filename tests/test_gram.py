@@ -1,4 +1,4 @@
-"""What follows from a Gram matrix: re-basing, centring, selecting, grouping, against the vectors themselves."""
+"""What follows from a Gram matrix: re-basing, centring, selecting, grouping; against the vectors."""
 
 import numpy as np
 import pytest

@@ -75,14 +75,21 @@ def test_exact_on_mixed_dtypes(pico_family):
     assert gram.dtypes == {"base": "F32", "a": "BF16", "b": "F16", "c": "F8_E4M3"}
 
 
+@pytest.fixture
+def large(large_files, monkeypatch):
+    monkeypatch.setattr(measure_module, "RANGE", 1 << 15)
+    monkeypatch.setattr(measure_module, "PIECE", 1 << 12)
+    return large_files
+
+
 @pytest.fixture(scope="module")
-def large(tmp_path_factory):
-    """One tensor of several ranges, pieces and chunks that end unevenly, one of long rows, one vector."""
+def large_files(tmp_path_factory):
+    """A tensor of several ranges and pieces that end unevenly, one of long rows, a vector, a scalar."""
     root = tmp_path_factory.mktemp("large")
     rng = np.random.default_rng(0)
     shapes = {
-        "model.a.weight": (9001, 517),
-        "model.b.weight": (3, 70001),
+        "model.a.weight": (1001, 117),
+        "model.b.weight": (3, 20001),
         "model.c.weight": (5003,),
         "model.d.weight": (),
     }
@@ -118,15 +125,19 @@ def test_same_bits_in_processes(large, monkeypatch):
     from heredity.execute import Processes
 
     one = Gram.compute(family_of(large["one"]))
-    monkeypatch.setattr(measure_module, "choose", lambda jobs, ray: Processes(2))
+    monkeypatch.setattr(measure_module, "choose", lambda jobs, ray: Processes(1))
     same_bits(one, Gram.compute(family_of(large["two"])))
 
 
 @pytest.mark.ray
+@pytest.mark.filterwarnings("default")  # Ray warns about itself
 def test_same_bits_on_ray(large):
-    pytest.importorskip("ray", reason="Ray is not installed: pip install 'heredity[ray]'")
-    one = Gram.compute(family_of(large["one"]))
-    same_bits(one, Gram.compute(family_of(large["two"]), jobs=2, ray="local"))
+    ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'heredity[ray]'")
+    one = Gram.compute(family_of(large["one"]), elements=True)
+    try:
+        same_bits(one, Gram.compute(family_of(large["two"]), jobs=2, ray="local", elements=True))
+    finally:
+        ray.shutdown()
 
 
 def test_close_over_block_sizes_and_member_order(large, monkeypatch):

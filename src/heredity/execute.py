@@ -90,11 +90,11 @@ class Ray:
                 include_dashboard=False,
                 log_to_driver=False,
             )
-        remote = ray.remote(task)
+        remote, shared = ray.remote(_call), ray.put(task)  # the task is sent once, not with every item
         waiting: deque[Any] = deque()
         try:
             for item in items:
-                waiting.append(remote.remote(item))
+                waiting.append(remote.remote(shared, item))
                 if len(waiting) >= 2 * self.jobs:
                     yield _result(ray, waiting.popleft())
             while waiting:
@@ -143,6 +143,10 @@ def _ray() -> Any:
             raise
         raise ExtraMissingError("--ray", "ray") from None
     return ray
+
+
+def _call(task: Callable[[T], R], item: T) -> R:
+    return task(item)
 
 
 def _result(ray: Any, reference: Any) -> Any:

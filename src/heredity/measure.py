@@ -53,6 +53,16 @@ class Partial:
     agree: NDArray[np.int64]
     nonfinite: NDArray[np.int64]
 
+    def plus(self, other: "Partial") -> "Partial":
+        """Return the sum of two ranges; what comes from another process may be read-only."""
+        return Partial(
+            self.products + other.products,
+            self.sums + other.sums,
+            self.both + other.both,
+            self.agree + other.agree,
+            self.nonfinite + other.nonfinite,
+        )
+
 
 def measure(
     family: Family | Mapping[str, Checkpoint],
@@ -318,11 +328,7 @@ def _added_up(
     task = partial(measure_range if here else _measure_elsewhere, tuple(models))
     total: Partial | None = None
     for job, part in zip(jobs, execution.map(task, jobs), strict=True):
-        if total is None:
-            total = part
-        else:
-            for name in ("products", "sums", "both", "agree", "nonfinite"):
-                getattr(total, name).__iadd__(getattr(part, name))
+        total = part if total is None else total.plus(part)
         if progress is not None:
             progress(job.tensor.name, job.stop - job.start)
         if job.stop == job.tensor.size:

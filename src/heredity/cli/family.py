@@ -29,9 +29,9 @@ def command(
 ) -> None:  # fmt: skip
     """Propose members and parents from adapters, cards, configurations and weights; write family.toml.
 
-    Parents that a file names are taken from it. For the others, if the base is known, the weights are read once
-    and parents are proposed from them; look at the evidence before you rely on it. Also prints which tensors
-    the members do not share.
+    Parents that a file names are taken from it. For the others, if the base is known, the weights are read
+    once and parents are proposed from them; look at the evidence before you rely on it. Also prints which
+    tensors the members do not share.
     """
     import json
     import os

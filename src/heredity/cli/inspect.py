@@ -24,8 +24,8 @@ def command(
 ) -> None:
     """Print architecture, tensors, sizes, number formats, hashes and parents, without reading weights.
 
-    CKPT is a folder, a .safetensors file, a LoRA folder, or a Hub id (org/name or org/name@revision). A Hub id
-    that is not in the cache is described from the headers on the Hub; its weights are not downloaded.
+    CKPT is a folder, a .safetensors file, a LoRA folder, or a Hub id (org/name or org/name@revision). A Hub
+    id that is not in the cache is described from the headers on the Hub; its weights are not downloaded.
     """
     from heredity.inspection import describe, lines
 
