@@ -8,7 +8,7 @@ from planted_weights import planted
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 
 from heredity.errors import ConfigError
-from heredity.geometry.agreement import agreement, interval, null
+from heredity.geometry.agreement import agreement, intervals, null
 from heredity.geometry.clusters import cluster
 
 
@@ -71,16 +71,16 @@ def test_interval_leaves_units_out_and_covers_the_score():
     rng = np.random.default_rng(1)
     matrix = planted((4,) * 6, 0.35, 0.0, 0.12, rng)
     labels = [str(index // 4) for index in range(24)]
-    found = interval(matrix, labels, cluster, units=labels, draws=40, seed=0)
+    found = intervals(matrix, labels, cluster, units=labels, draws=40, seed=0)["accuracy"]
     score = agreement(cluster(matrix, 6).labels, labels).accuracy
     assert 0.0 < found.low <= found.high <= 1.0
     assert found.low - 0.1 <= score <= found.high + 0.1
     assert (found.units, found.draws) == (6, 40)
-    assert found == interval(matrix, labels, cluster, units=labels, draws=40, seed=0)
+    assert found == intervals(matrix, labels, cluster, units=labels, draws=40, seed=0)["accuracy"]
 
 
 def test_interval_needs_units():
     with pytest.raises(ConfigError, match="2 units to resample"):
-        interval(np.eye(4), ["a", "a", "b", "b"], cluster, units=["a", "a", "b", "b"])
+        intervals(np.eye(4), ["a", "a", "b", "b"], cluster, units=["a", "a", "b", "b"])
     with pytest.raises(ConfigError, match="all models have one label"):
-        interval(np.eye(3), ["a", "a", "a"], cluster, units=["1", "2", "3"])
+        intervals(np.eye(3), ["a", "a", "a"], cluster, units=["1", "2", "3"])

@@ -97,17 +97,16 @@ def null(
     return permuted_labels(labels, measured, units=units, draws=draws, seed=seed)
 
 
-def interval(
+def intervals(
     similarity: Float[ndarray, "n n"],
     labels: Sequence[Hashable],
     clustering: Callable[[Float[ndarray, "m m"], int], Clusters],
     *,
     units: Sequence[Hashable],
-    score: str = "accuracy",
     draws: int = 200,
     seed: int = 0,
-) -> Interval:
-    """Resample units, cluster each sample anew, and return the middle 95 % of the score.
+) -> dict[str, Interval]:
+    """Resample units, cluster each sample anew, and return the middle 95 % of every score of `Agreement`.
 
     Units are drawn with replacement but each counts once: a copy of a model would make a cluster of its own.
         So a
@@ -118,7 +117,6 @@ def interval(
         labels: of each model.
         clustering: from similarities and k to clusters, such as `clusters.cluster`.
         units: of each model, such as its data set.
-        score: a field of `Agreement`.
         draws: number of samples that hold at least two labels.
         seed: of the draws.
 
@@ -132,7 +130,8 @@ def interval(
     if len(dict.fromkeys(labels)) < 2:
         raise ConfigError("all models have one label", "an interval needs two labels or more")
     rng = seeds.generator(seed, "units left out")
-    numbers, values = codes(labels), []
+    numbers = codes(labels)
+    values: list[tuple[float, ...]] = []
     while len(values) < draws:
         drawn = np.unique(rng.integers(count, size=count))
         keep = np.flatnonzero(np.isin(of_model, drawn))
@@ -140,9 +139,12 @@ def interval(
         if k < 2 or len(keep) < 3:
             continue
         found = clustering(similarity[np.ix_(keep, keep)], k).labels
-        values.append(float(getattr(agreement(found, numbers[keep]), score)))
-    low, high = np.quantile(values, [0.025, 0.975])
-    return Interval(float(low), float(high), count, draws)
+        values.append(msgspec.structs.astuple(agreement(found, numbers[keep])))
+    low, high = np.quantile(np.array(values), [0.025, 0.975], axis=0)
+    return {
+        score: Interval(float(low[index]), float(high[index]), count, draws)
+        for index, score in enumerate(Agreement.__struct_fields__)
+    }
 
 
 def _adjusted_rand(table: Float[ndarray, "l k"]) -> float:

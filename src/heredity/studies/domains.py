@@ -221,7 +221,7 @@ def _describe(run: Run, config: Domains) -> list[Path]:
         for domain in config.domains:
             for seed in range(config.seeds):
                 name = _child(base, domain, seed)
-                labels = {
+                labels: dict[str, str | int | float] = {
                     "domain": domain,
                     "kind": config.kinds.get(domain, domain),
                     "base": base,
