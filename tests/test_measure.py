@@ -6,50 +6,18 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import heredity.measure as measure_module
+from gram_oracle import check, family_of, same_bits
 from heredity import Checkpoint, Family, Gram
-from heredity.errors import CheckpointError, ConfigError, MismatchError
+from heredity.errors import CheckpointError, ConfigError
 from pico import (
     eight_bits,
     stored,
-    write_adapter,
     write_file,
     write_model,
     write_raw,
-    write_tokenizer,
 )
 
 DTYPES = ("F32", "BF16", "F16", "F8_E4M3", "F8_E5M2")
-
-
-def family_of(pico, base="base"):
-    return Family.of(pico.paths, base=base)
-
-
-def check(gram, pico, reference="base", members=None, tolerance=1e-6):
-    """Compare with brute force in fp64; errors are relative to the product of the norms."""
-    members = members or pico.members
-    for name, tensor in gram.tensors.items():
-        rows = pico.deltas(name, reference, members)
-        exact = rows @ rows.T
-        norms = np.sqrt(np.diag(exact))
-        scale = np.maximum(np.outer(norms, norms), 1e-300)
-        assert (np.abs(tensor.products - exact) / scale).max() < tolerance, name
-        assert np.allclose(
-            tensor.sums, rows.sum(axis=1), rtol=1e-6, atol=1e-6 * np.abs(rows).sum(axis=1).max()
-        ), name
-        assert np.array_equal(tensor.products, tensor.products.T), name
-        raw = np.stack([pico.values[m][name].ravel() for m in (reference, *members)])
-        assert np.allclose(tensor.raw(), raw @ raw.T, rtol=1e-6, atol=1e-6 * np.abs(raw @ raw.T).max()), name
-
-
-def same_bits(a, b):
-    assert list(a.tensors) == list(b.tensors)
-    for name in a.tensors:
-        assert a.tensors[name].products.tobytes() == b.tensors[name].products.tobytes(), name
-        assert a.tensors[name].sums.tobytes() == b.tensors[name].sums.tobytes(), name
-    for name in a.elements:
-        assert np.array_equal(a.elements[name].both, b.elements[name].both)
-        assert np.array_equal(a.elements[name].agree, b.elements[name].agree)
 
 
 @pytest.mark.parametrize("kind", ["llama", "gpt2", "bert"])
@@ -359,151 +327,3 @@ def test_roles(pico_family):
         Gram.compute(Family.of({"base": pico.paths["base"]}, base="base"))
     with pytest.raises(ConfigError, match="--max-memory"):
         Gram.compute(loose, max_memory=1000)
-
-
-# --- models that cover each other only in part
-
-
-def test_missing_extra_and_misshapen_tensors(pico_family):
-    pico = pico_family()
-    weights = {n: w.astype(np.float32) for n, w in pico.values["a"].items()}
-    weights["model.extra.weight"] = weights.pop("model.norm.weight")
-    write_model(pico.paths["a"], weights)
-    with pytest.raises(MismatchError, match=r"model.norm.weight is missing in a \(and 1 more\)"):
-        Gram.compute(family_of(pico))
-    gram = Gram.compute(family_of(pico), allow_partial=True)
-    assert "model.norm.weight" not in gram.tensors
-    assert gram.left_out == {"model.norm.weight (a)": "missing", "model.extra.weight (a)": "extra"}
-    check(gram, pico)
-    weights["model.norm.weight"] = np.zeros(3, np.float32)
-    write_model(pico.paths["a"], weights)
-    with pytest.raises(MismatchError, match=r"model.norm.weight is \[8\] in the reference and \[3\] in a"):
-        Gram.compute(family_of(pico))
-
-
-def test_unrelated_architectures_share_nothing(pico_family):
-    llama, bert = pico_family(kind="llama"), pico_family(kind="bert")
-    both = Family.of({"llama": llama.paths["base"], "bert": bert.paths["base"]})
-    with pytest.raises(MismatchError, match="missing in bert"):
-        Gram.compute(both, allow_partial=True)
-
-
-@pytest.mark.parametrize(
-    ("kind", "prefix"), [("llama", "model."), ("gpt2", "transformer."), ("bert", "bert.")]
-)
-def test_prefixes_may_differ(pico_family, kind, prefix):
-    pico = pico_family(kind=kind, tied=True)
-    bare = {n.removeprefix(prefix): w.astype(np.float32) for n, w in pico.values["b"].items()}
-    write_model(pico.paths["b"], bare)
-    check(Gram.compute(family_of(pico)), pico)
-    swapped = Gram.compute(family_of(pico), reference="b", members=["a"])  # and the other way round
-    assert all(not name.startswith(prefix) for name in swapped.tensors)
-
-
-def test_tied_and_untied_heads(pico_family):
-    pico = pico_family(tied=False)
-    tied = {n: w.astype(np.float32) for n, w in pico.values["a"].items() if n != "lm_head.weight"}
-    write_model(pico.paths["a"], tied, config={"tie_word_embeddings": True})
-    pico.values["a"]["lm_head.weight"] = pico.values["a"]["model.embed_tokens.weight"]
-    gram = Gram.compute(family_of(pico), include_head=True)
-    assert "lm_head.weight" in gram.tensors
-    check(gram, pico)
-    all_tied = pico_family(tied=True)
-    assert "lm_head.weight" not in Gram.compute(family_of(all_tied), include_head=True).tensors
-
-
-def test_vocabularies_are_joined_by_token(pico_family):
-    pico = pico_family(tied=True)
-    rng = np.random.default_rng(3)
-    tokens = {
-        "base": [f"t{i}" for i in range(24)],
-        "a": [f"t{i}" for i in rng.permutation(24)],
-        "c": [f"t{i}" for i in range(24)],
-    }
-    tokens["b"] = ["new", *(f"t{i}" for i in range(23, 3, -1)), "x", "y"]
-    for name, path in pico.paths.items():
-        write_tokenizer(path, tokens[name])
-    weights = {n: w.astype(np.float32) for n, w in pico.values["b"].items()}
-    weights["model.embed_tokens.weight"] = rng.normal(size=(23, 8)).astype(np.float32)
-    pico.values["b"] = write_model(pico.paths["b"], weights)
-    gram = Gram.compute(family_of(pico))
-    shared = [f"t{i}" for i in range(4, 24)]
-    for name in pico.paths:
-        rows = [tokens[name].index(t) for t in shared]
-        pico.values[name]["model.embed_tokens.weight"] = pico.values[name]["model.embed_tokens.weight"][rows]
-    assert gram.tensors["model.embed_tokens.weight"].shape == (20, 8)
-    check(gram, pico)
-
-
-def test_vocabularies_without_tokenizers_do_not_join(pico_family):
-    pico = pico_family(tied=True)
-    weights = {n: w.astype(np.float32) for n, w in pico.values["b"].items()}
-    weights["model.embed_tokens.weight"] = np.zeros((25, 8), np.float32)
-    write_model(pico.paths["b"], weights)
-    with pytest.raises(MismatchError, match=r"embed_tokens.weight is \[24, 8\].*\[25, 8\] in b.*tokenizer"):
-        Gram.compute(family_of(pico))
-
-
-# --- adapters
-
-TARGETS = {
-    "model.layers.0.self_attn.q_proj": (8, 8),
-    "model.layers.0.mlp.up_proj": (24, 8),
-    "model.embed_tokens": (24, 8),
-}
-
-
-def adapt(pico, name, **options):
-    dense = write_adapter(pico.root / name, options.pop("targets", TARGETS), **options)
-    pico.paths[name] = pico.root / name
-    pico.values[name] = {n: w + dense.get(n, 0) for n, w in pico.values["base"].items()}
-    for n, w in (options.get("saved") or {}).items():
-        pico.values[name][n] = w.astype(np.float64)
-
-
-def adapted_family(pico, adapters):
-    from heredity.family import Member
-
-    members = [Member(name="base", path=str(pico.paths["base"]))]
-    for name, path in pico.paths.items():
-        if name != "base":
-            relation = "adapter" if name in adapters else "finetune"
-            members.append(Member(name=name, path=str(path), parents=("base",), relation=relation))
-    return Family("f", members)
-
-
-@pytest.mark.parametrize("elements", [False, True])
-@pytest.mark.parametrize("full", [(), ("a", "b")])
-def test_lora_equals_its_dense_product(pico_family, full, elements):
-    pico = pico_family(members=full)
-    norm = np.random.default_rng(9).normal(size=8).astype(np.float32)
-    adapt(pico, "plain", seed=1)
-    adapt(pico, "rs", seed=2, use_rslora=True, rank=3, alpha=6.0)
-    adapt(pico, "patterned", seed=3, rank_pattern={"up_proj": 4}, alpha_pattern={"q_proj": 16.0})
-    adapt(
-        pico,
-        "saved",
-        seed=4,
-        targets={"model.layers.1.mlp.down_proj": (8, 24)},
-        saved={"model.norm.weight": norm},
-    )
-    gram = Gram.compute(adapted_family(pico, {"plain", "rs", "patterned", "saved"}), elements=elements)
-    check(gram, pico)
-    if elements:
-        for name, counts in gram.elements.items():
-            signs = np.sign(pico.deltas(name)[1:])
-            assert np.array_equal(counts.unchanged, (signs == 0).sum(axis=1)), name
-
-
-def test_fan_in_fan_out(pico_family):
-    pico = pico_family(kind="gpt2", members=("a",))
-    targets = {"transformer.h.0.attn.c_attn": (8, 24), "transformer.h.1.mlp.c_fc": (8, 32)}
-    adapt(pico, "lora", seed=1, targets=targets, fan_in_fan_out=True)
-    check(Gram.compute(adapted_family(pico, {"lora"})), pico)
-
-
-def test_an_adapter_of_another_base_than_the_reference(pico_family):
-    pico = pico_family()
-    adapt(pico, "lora", seed=1)
-    gram = Gram.compute(adapted_family(pico, {"lora"}), reference="a", members=["base", "lora", "b"])
-    check(gram, pico, reference="a", members=["base", "lora", "b"])

@@ -110,6 +110,8 @@ def cover(
         include_head: count output heads too.
     """
     others = list(members.values())
+    for checkpoint in (reference, *others):
+        refuse_quantised(checkpoint)
     tied_everywhere = all(_is_tied(c) for c in [reference, *others])
     explicit = any("lm_head.weight" in c.tensors for c in [reference, *others])
     wanted = _names(reference, explicit)
@@ -136,6 +138,26 @@ def cover(
             if info.dtype in CODES:
                 rows.append(Row(own, member, "extra", None, info.shape))
     return Coverage(tuple(common), tuple(rows))
+
+
+def refuse_quantised(checkpoint: Checkpoint) -> None:
+    """Refuse weights whose stored numbers are not their values: packed integers, fp8 with scales beside them.
+
+    Raises:
+        MismatchError: naming the file and the tensor.
+    """
+    packed = checkpoint.config.get("quantization_config") is not None
+    for name, info in checkpoint.tensors.items():
+        scaled = [
+            n for n in (f"{name}_scale", f"{name}_scale_inv", f"{name}_scale_2") if n in checkpoint.tensors
+        ]
+        integers = packed and info.dtype in ("I8", "U8", "I32") and not is_buffer(name, info.shape)
+        if integers or scaled:
+            why = f"is multiplied by {scaled[0]}" if scaled else f"is packed as {info.dtype}"
+            raise MismatchError(
+                f"{info.file}: tensor {name} {why}: its stored numbers are not its weights",
+                "give the checkpoint before quantisation, or dequantise it first",
+            )
 
 
 def match_names(reference: Sequence[str], own: Mapping[str, str] | Sequence[str]) -> dict[str, str]:

@@ -4,11 +4,12 @@ import hashlib
 import json
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from heredity.checkpoint import Checkpoint
 
+_BESIDE = ("config.json", "adapter_config.json", "tokenizer.json", "vocab.json", "vocab.txt")
 _HASH = re.compile(r"[0-9a-f]{64}")
 
 
@@ -40,8 +41,17 @@ class FileState:
 
 
 def states(checkpoint: Checkpoint) -> tuple[FileState, ...]:
-    """Return the states of a checkpoint's weight files, with the hashes that are known without reading."""
-    return tuple(state(file) for file in checkpoint.files)
+    """Return the states of all files that a checkpoint's numbers depend on.
+
+    Weight files come with the hashes that are known without reading; the small files beside them (scale of an
+    adapter, tied heads, vocabularies that rows are joined by) are hashed.
+    """
+    folders = dict.fromkeys(file.parent for file in checkpoint.files)
+    beside = [folder / name for folder in folders for name in _BESIDE if (folder / name).is_file()]
+    return (
+        *(state(file) for file in checkpoint.files),
+        *(replace(state(f), sha256=sha256_of(f)) for f in beside),
+    )
 
 
 def state(path: Path) -> FileState:
