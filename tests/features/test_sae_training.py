@@ -176,8 +176,8 @@ def test_killed_and_resumed_is_the_same_as_never_stopped(planted_dictionary, tmp
         train(variant, store, training, seed=3, checkpoint=tmp_path / "c", callback=stop, progress=False)
     steps = []
     again = train(
-        variant, store, training, seed=3, checkpoint=tmp_path / "c", callback=lambda r: steps.append(r["step"]),
-        progress=False,
+        variant, store, training, seed=3, checkpoint=tmp_path / "c", progress=False,
+        callback=lambda r: steps.append(r["step"]),
     )  # fmt: skip
     assert steps[0] == 22
     assert bits(again) == bits(whole)

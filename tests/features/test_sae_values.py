@@ -120,8 +120,10 @@ def test_unknown_and_broken_files_are_refused(tmp_path):
     with pytest.raises(StoreError, match="cannot be read"):
         load(tmp_path)
     with pytest.raises(MismatchError, match="W_dec"):
-        SAE(variant=TopK(d_sae=6, k=1), W_enc=torch.zeros(3, 6), W_dec=torch.zeros(3, 6), b_enc=torch.zeros(6),
-            b_dec=torch.zeros(3))  # fmt: skip
+        SAE(
+            variant=TopK(d_sae=6, k=1), W_enc=torch.zeros(3, 6), W_dec=torch.zeros(3, 6),
+            b_enc=torch.zeros(6), b_dec=torch.zeros(3),
+        )  # fmt: skip
 
 
 @pytest.fixture(scope="module")

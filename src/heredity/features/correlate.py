@@ -24,7 +24,7 @@ class Candidates(Struct, frozen=True, eq=False):
     Attributes:
         latent: [latents, top]; −1 where fewer partners correlate positively.
         r: [latents, top]; 0 there.
-        joint: [latents, top] tokens on which both fire.
+        joint: [latents, top] tokens on which both fire; −1 where that was not counted.
     """
 
     latent: Int32[ndarray, "latents top"]
@@ -55,13 +55,16 @@ class Matches(Struct, eq=False, dict=True):
         return _joint(self.a, self.b, identity(self.a.n_tokens), self.first, self.second)
 
 
-def correlate(a: Codes, b: Codes, *, top: int = 8, threshold: float = 0.4) -> Matches:
+def correlate(
+    a: Codes, b: Codes, *, top: int = 8, threshold: float = 0.4, count_from: float = 0.0
+) -> Matches:
     """Correlate every latent of a with every latent of b.
 
     Args:
         a, b: codes over the same stream.
         top: partners kept per latent, on each side.
         threshold: every pair at or above it is listed as well.
+        count_from: joint firings are counted for the best partner and for those with at least this r.
 
     Raises:
         MismatchError: the codes are over different streams.
@@ -75,8 +78,8 @@ def correlate(a: Codes, b: Codes, *, top: int = 8, threshold: float = 0.4) -> Ma
     own = np.repeat(np.arange(a.d_sae), top)
     other = np.repeat(np.arange(b.d_sae), top)
     return Matches(
-        Candidates(*forward, _joint(a, b, same, own, forward[0].ravel()).reshape(forward[0].shape)),
-        Candidates(*backward, _joint(b, a, same, other, backward[0].ravel()).reshape(backward[0].shape)),
+        _counted(a, b, own, forward, count_from),
+        _counted(b, a, other, backward, count_from),
         first, second, r, a, b,
     )  # fmt: skip
 
@@ -148,6 +151,14 @@ def _top(
     return (
         (row_latent, row_r), (column_latent[0], column_r[0]), pair[order, 0], pair[order, 1], score[order],
     )  # fmt: skip
+
+
+def _counted(a: Codes, b: Codes, own: ndarray, best: _Pair, count_from: float) -> Candidates:
+    latent, r = best
+    worth = r >= count_from
+    worth[:, 0] = True
+    joint = _joint(a, b, identity(a.n_tokens), own, np.where(worth, latent, -1).ravel()).reshape(r.shape)
+    return Candidates(latent, r, np.where(worth, joint, -1))
 
 
 def _joint(a: Codes, b: Codes, b_row: ndarray, first: ndarray, second: ndarray) -> Int64[ndarray, " pairs"]:

@@ -1,6 +1,7 @@
 """What latents stand for: where they fire most, on which tokens, in which domains."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -104,7 +105,7 @@ def contexts_table(
                     "peak": float(values[peak]),
                 }
             )  # fmt: skip
-    schema = {
+    schema: dict[str, Any] = {
         "member": pl.String, "seed": pl.Int64, "latent": pl.Int64, "rank": pl.Int64, "domain": pl.String,
         "document": pl.String, "position": pl.Int64, "tokens": pl.List(pl.String),
         "activations": pl.List(pl.Float32), "peak": pl.Float64,

@@ -72,12 +72,13 @@ class EdgeResult(Struct, eq=False, dict=True):
         if self.ceiling is None:
             return None, None, None
         ceiling, resampled = self.ceiling
-        room = resampled[:, at] - self.floor_resampled[:, at]
-        if np.percentile(room, 2.5) <= 0:
-            return None, None, None
-        ratio = (self.persist[:, at] - self.floor_resampled[:, at]) / room
-        low, high = np.percentile(ratio[room > 0], [2.5, 97.5])
         chance = self.floor.mean[at]
+        room = resampled[:, at] - self.floor_resampled[:, at]
+        if np.percentile(room, 2.5) <= 0 or ceiling[at] <= chance:
+            return None, None, None
+        some = room > 0
+        ratio = (self.persist[some, at] - self.floor_resampled[some, at]) / room[some]
+        low, high = np.percentile(ratio, [2.5, 97.5])
         return float((self.persist_curve[at] - chance) / (ceiling[at] - chance)), float(low), float(high)
 
 

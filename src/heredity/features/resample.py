@@ -2,7 +2,8 @@
 
 Documents are drawn with replacement within each domain, because the study fixes how much of each domain there
 is. A resample is a row of weights, so a correlation in all resamples is a few matrix products over
-per-document Σab of each latent's best candidates; a maximum outside those candidates is not seen.
+per-document Σab of each latent's best candidates; a maximum outside those candidates is not seen. Candidates
+other than the best one count from r = 0.2 on: below, none gets near a τ.
 """
 
 import numpy as np
@@ -18,6 +19,8 @@ from heredity.seeds import generator
 
 _ROOM_BYTES = 256 << 20
 Z95 = 1.959964
+NEAR = 0.2
+"""Least r of a candidate, other than the best, that can become the best in a resample."""
 
 
 class Documents(Struct, frozen=True, eq=False):
@@ -115,7 +118,9 @@ class Resampler:
         for start in range(0, n_latents, part):
             stop = min(start + part, n_latents)
             first = np.repeat(np.arange(start, stop), top)
-            second = candidates.latent[start:stop].ravel().astype(np.int64)
+            near = candidates.r[start:stop] >= NEAR
+            near[:, 0] = True
+            second = np.where(near, candidates.latent[start:stop], -1).ravel().astype(np.int64)
             joint_ok = candidates.joint[start:stop].ravel() >= min_joint
             sums = np.zeros((n_documents, len(first)))
             kernel.pair_sums(

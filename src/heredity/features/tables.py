@@ -13,6 +13,10 @@ from heredity.features.verdicts import Comparison, Side
 
 _BINS = np.round(np.arange(0.0, 1.0001, 0.05), 2)
 _RANKS = 3
+_NULLABLE = (
+    "ceiling", "ceiling_low", "ceiling_high", "ceiling_parent", "ceiling_child", "heritability",
+    "heritability_low", "heritability_high", "decoder_cosine_median",
+)  # fmt: skip
 Decoders = Mapping[str, Sequence[Float64[ndarray, "d_sae d_in"]]]
 
 
@@ -26,7 +30,10 @@ def edge_tables(lineage: Lineage, decoders: Decoders | None = None) -> dict[str,
     """
     results = lineage.results()
     return {
-        "edges": pl.DataFrame([_edge(lineage, r, decoders) for r in results], infer_schema_length=None),
+        "edges": pl.DataFrame(
+            [_edge(lineage, r, decoders) for r in results],
+            schema_overrides=dict.fromkeys(_NULLABLE, pl.Float64),
+        ),
         "tau_curve": pl.concat([_curve(lineage, r) for r in results]),
         "r_histogram": pl.concat([_histogram(lineage, r) for r in results]),
         "matches": pl.concat([_matches(lineage, r, decoders) for r in results]),
@@ -151,7 +158,7 @@ def _side_matches(
     own = np.repeat(np.flatnonzero(side.eligible), top)
     rank = np.tile(np.arange(top), int(side.eligible.sum()))
     partner = side.candidates.latent[own, rank].astype(np.int64)
-    keep = (rank == 0) | (partner >= 0)
+    keep = (rank == 0) | (side.candidates.joint[own, rank] >= 0) & (partner >= 0)
     own, rank, partner = own[keep], rank[keep], partner[keep]
     first = (own, partner) if side_name == "parent" else (partner, own)
     verdict = np.full(len(own), "undecided", dtype="<U12")

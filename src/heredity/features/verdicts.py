@@ -21,7 +21,7 @@ from numpy import ndarray
 from heredity.errors import ConfigError
 from heredity.features.codes import Codes
 from heredity.features.correlate import Candidates, Matches, correlate
-from heredity.features.resample import Bounds, Resampler, Totals
+from heredity.features.resample import NEAR, Bounds, Resampler, Totals
 
 _Share = Annotated[float, Meta(gt=0, le=1)]
 
@@ -124,7 +124,7 @@ def compare(
     settings: Tracking,
 ) -> Comparison:
     """Correlate two SAEs' codes and judge every latent of both."""
-    matches = correlate(parent, child, top=settings.top, threshold=settings.split_tau)
+    matches = correlate(parent, child, top=settings.top, threshold=settings.split_tau, count_from=NEAR)
     parts = _parts(matches, settings)
     totals = parent_totals, child_totals
     return Comparison(
