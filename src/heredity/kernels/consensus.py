@@ -22,14 +22,15 @@ def add_all(base, deltas, weights, scale, out):  # type: ignore[no-untyped-def]
         for i in range(stop - start):
             total[i] = np.float32(0)
         for k in range(len(weights)):
-            delta, weight = deltas[k, start:stop], weights[k]
+            delta, weight = deltas[k][start:stop], weights[k]
             for i in range(stop - start):
                 total[i] += weight * delta[i]
+        origin, target = base[start:stop], out[start:stop]
         for i in range(stop - start):
-            out[start + i] = base[start + i] + scale * total[i]
+            target[i] = origin[i] + scale * total[i]
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def add_agreeing(base, deltas, votes, weights, normalize, smallest, scale, out):  # type: ignore[no-untyped-def]
     """Fill out float32[n] with base + scale · the sum of the weighted deltas whose sign was elected.
 
@@ -56,24 +57,28 @@ def add_agreeing(base, deltas, votes, weights, normalize, smallest, scale, out):
             agreeing[i] = np.float32(0)
             divisor[i] = np.float32(0)
         for k in range(len(weights)):
-            delta, vote = deltas[k, start : start + size], votes[k]
+            delta, vote = deltas[k][start : start + size], votes[k]
             for i in range(size):
                 total[i] += vote * delta[i]
         for k in range(len(weights)):
-            delta, vote, weight = deltas[k, start : start + size], votes[k], weights[k]
+            delta, vote, weight = deltas[k][start : start + size], votes[k], weights[k]
             for i in range(size):
-                value = vote * delta[i]
-                agrees = (total[i] >= 0 and value > 0) or (total[i] < 0 and value < 0)
+                sign = np.float32(1) if total[i] >= 0 else np.float32(-1)
+                agrees = sign * (vote * delta[i]) > 0
                 agreeing[i] += weight * delta[i] if agrees else np.float32(0)
                 divisor[i] += weight if agrees else np.float32(0)
+        if not normalize:
+            for i in range(size):
+                divisor[i] = np.float32(1)
+        elif smallest > 0:
+            for i in range(size):
+                divisor[i] = max(divisor[i], smallest)
+        else:
+            for i in range(size):
+                divisor[i] = divisor[i] if divisor[i] != 0 else np.float32(1)
+        origin, target = base[start : start + size], out[start : start + size]
         for i in range(size):
-            value = agreeing[i]
-            if normalize:
-                if smallest > 0:
-                    value = value / max(divisor[i], smallest)
-                else:
-                    value = value / (divisor[i] if divisor[i] != 0 else np.float32(1))
-            out[start + i] = base[start + i] + scale * value
+            target[i] = origin[i] + scale * (agreeing[i] / divisor[i])
 
 
 @njit(cache=True, nogil=True)
@@ -88,7 +93,7 @@ def sign_conflicts(deltas):  # type: ignore[no-untyped-def]
             up[i] = False
             down[i] = False
         for k in range(deltas.shape[0]):
-            delta = deltas[k, start : start + size]
+            delta = deltas[k][start : start + size]
             for i in range(size):
                 up[i] |= delta[i] > 0
                 down[i] |= delta[i] < 0

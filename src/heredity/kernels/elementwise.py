@@ -4,7 +4,7 @@ import numpy as np
 from numba import njit
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def near_swap(base, model, t, out):  # type: ignore[no-untyped-def]
     """Fill out float32[n]: the closer the two, the more of the model; t is the distance that is taken whole."""
     for i in range(out.size):
@@ -13,7 +13,7 @@ def near_swap(base, model, t, out):  # type: ignore[no-untyped-def]
         out[i] = weight * model[i] + (np.float32(1) - weight) * base[i]
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def average_touching(base, deltas, epsilon, unique_scale, out):  # type: ignore[no-untyped-def]
     """Fill out float32[n]: where one model moved, its delta times its scale; where several did, their mean.
 
@@ -33,7 +33,7 @@ def average_touching(base, deltas, epsilon, unique_scale, out):  # type: ignore[
         out[i] = base[i] + (total * alone if count == 1 else total / np.float32(max(count, 1)))
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def count_touching(deltas, epsilon, unique, shared):  # type: ignore[no-untyped-def]
     """Add to int64[K] how many elements each model moved alone, and together with others."""
     for i in range(deltas.shape[1]):
@@ -49,7 +49,7 @@ def count_touching(deltas, epsilon, unique, shared):  # type: ignore[no-untyped-
                 shared[k] += abs(deltas[k, i]) > epsilon
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def variance(deltas, out):  # type: ignore[no-untyped-def]
     """Fill out float32[n] with the population variance over the models of deltas float32[K, n]."""
     count = deltas.shape[0]
@@ -64,7 +64,7 @@ def variance(deltas, out):  # type: ignore[no-untyped-def]
         out[i] = np.float32(total / count)
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def row_divergence(base, model, width, out):  # type: ignore[no-untyped-def]
     """Fill out float64[rows] with KL(softmax of the model's row ‖ softmax of the base's), each plus 1e-8.
 
@@ -89,14 +89,14 @@ def row_divergence(base, model, width, out):  # type: ignore[no-untyped-def]
         out[row] = max(total, 0.0)  # rounding may go below: keys must order as bits
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def importance(base, model, divergence, width, out):  # type: ignore[no-untyped-def]
     """Fill out float64[n] with |model − base| (rounded to float32, as stored) times the divergence of its row."""
     for i in range(out.size):
         out[i] = np.float64(abs(np.float32(model[i] - base[i]))) * divergence[i // width]
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def swap_important(base, model, scores, threshold, out):  # type: ignore[no-untyped-def]
     """Fill out float32[n]: the model's change where its score reaches the threshold, else the base; return how many."""
     count = 0

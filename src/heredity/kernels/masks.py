@@ -112,14 +112,20 @@ def keep_by_rank(delta, width, start, key, density, epsilon):  # type: ignore[no
                 values[order[rank]] = np.float32(0)
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, fastmath={"reassoc", "contract", "nsz"})
 def l1_and_count(values):  # type: ignore[no-untyped-def]
-    """Return Σ|values| in fp64 and the number of values that are not zero."""
+    """Return Σ|values|, in fp32 within 256 elements and in fp64 across, and how many values are not zero."""
     total, count = 0.0, 0
-    for start in range(0, values.size, 1024):
-        part = np.float64(0)
-        for i in range(start, min(start + 1024, values.size)):
-            part += np.float64(abs(values[i]))
-            count += values[i] != 0
-        total += part
+    whole = values.size // 256 * 256
+    for start in range(0, whole, 256):
+        part, kept = np.float32(0), np.int32(0)
+        piece = values[start : start + 256]
+        for i in range(256):
+            part += abs(piece[i])
+            kept += np.int32(piece[i] != 0)
+        total += np.float64(part)
+        count += kept
+    for i in range(whole, values.size):
+        total += np.float64(abs(values[i]))
+        count += values[i] != 0
     return total, count

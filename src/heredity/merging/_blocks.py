@@ -8,7 +8,7 @@ import numpy as np
 from heredity.checkpoint import Checkpoint
 from heredity.merging._method import Block
 
-BLOCK = 1 << 18  # elements: a block of every input should stay in the cache
+BLOCK = 1 << 16  # elements: a block of every input should stay in the cache
 _BUFFER_BYTES = 64 << 20  # of all inputs' blocks together
 _LEAST = 1 << 10  # elements, however many inputs there are
 
@@ -31,11 +31,13 @@ class InputBlocks:
         self.step = min(step, max(self.size, 1))
 
     def __iter__(self) -> Iterator[Block]:
-        buffer = np.empty((len(self._inputs), self.step), np.float32)
+        count = len(self._inputs)
+        buffer = np.empty(count * self.step, np.float32)
         with ExitStack() as stack:
             readers = [stack.enter_context(checkpoint.reading(self.name)) for checkpoint in self._inputs]
             for start in range(0, self.size, self.step):
                 stop = min(self.size, start + self.step)
-                for reader, row in zip(readers, buffer, strict=True):
-                    reader.read(start, stop, row[: stop - start])
-                yield Block(start, buffer[0, : stop - start], buffer[1:, : stop - start])
+                rows = buffer[: count * (stop - start)].reshape(count, -1)  # contiguous, whatever the length
+                for reader, row in zip(readers, rows, strict=True):
+                    reader.read(start, stop, row)
+                yield Block(start, rows[0], rows[1:])

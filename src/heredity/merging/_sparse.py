@@ -100,7 +100,7 @@ class SparseMethod(ElementMethod, frozen=True, kw_only=True):
 def _count(found: Thinning, block: Block) -> None:
     if block.start == 0:
         found.kept[:], found.conflicts, found.elements = 0, 0, 0
-    found.kept += [np.count_nonzero(model) for model in block.models]
+    found.kept += [l1_and_count(model)[1] for model in block.models]
     found.conflicts += sign_conflicts(block.models)
     found.elements += len(block.base)
 

@@ -19,7 +19,7 @@ from heredity.errors import ConfigError
 from heredity.gram import TensorGram
 from heredity.kernels.combine import weighted_sum
 from heredity.kernels.decode import code_of
-from heredity.merging._blocks import BLOCK, InputBlocks
+from heredity.merging._blocks import InputBlocks
 from heredity.merging._discovery import name_of
 from heredity.merging._gram import from_origin, measure, unmeasured
 from heredity.merging._lines import line_blocks
@@ -30,6 +30,8 @@ from heredity.merging.plan import Plan, plan_models
 from heredity.point import Point
 
 _LOG = logging.getLogger("heredity.merging")
+
+BLOCK = 1 << 18  # elements of a sum that are handed on at a time
 
 Facts = dict[str, Any]
 Term = tuple[Checkpoint, str, float]  # a checkpoint, its tensor, its coefficient
