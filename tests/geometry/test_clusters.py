@@ -43,7 +43,7 @@ def test_euclidean_distance_fails_on_the_same_models(count, accuracy):
 
 
 def _like_the_authors(seed):
-    """Task vectors of 12 data sets × 5 seeds: directions by data set, lengths by how long it was trained on."""
+    """Task vectors of 12 data sets × 5 seeds: directions by data set, lengths by training."""
     rng = np.random.default_rng(seed)
     labels = np.repeat(np.arange(12), 5)
     directions = rng.normal(0, 1, (12, 4000))

@@ -244,7 +244,8 @@ def _members(view: _View) -> Section:
 def _method(view: _View) -> Section:
     config = view.record["config"]
     centred = _base(view) is None or config.get("centre") is True
-    values = {"config": config, "centred": centred, "base": _base(view), "seed": view.record["seed"]}
+    asked = {name: bool(config.get(name)) for name in ("include_head", "equal_weight")}
+    values = asked | {"centred": centred, "base": _base(view), "seed": view.record["seed"]}
     return Section("method", "How this was made", "map_method.j2", values)
 
 
