@@ -340,6 +340,10 @@ def _plan_digest(shards: tuple[Shard, ...]) -> str:
 
 def _resumed(path: Path, head: Mapping[str, str]) -> dict[str, Written]:
     journal = path / JOURNAL
+    if not journal.exists() and all(f.name.startswith(".") and f.name.endswith(".tmp") for f in path.iterdir()):
+        for stale in path.iterdir():  # killed before its first line: nothing is here yet
+            stale.unlink()
+        return {}
     if not journal.exists():
         raise ConfigError(
             f"{path}: holds no unfinished job", "--overwrite replaces it, or choose another output"

@@ -4,8 +4,8 @@ import json
 import os
 import shutil
 import signal
-import time
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -173,37 +173,53 @@ def test_a_weight_that_is_not_a_number_is_named(tmp_path: Path) -> None:
 
 
 def test_killed_anywhere_it_resumes_to_the_same_bytes(tmp_path: Path) -> None:
-    family(tmp_path, models=2)
+    family(tmp_path, models=2, layers=1)
     prepared = merge(merging.Ties(density=0.5), [tmp_path / "a", tmp_path / "b"], tmp_path / "base")
     whole = contents(prepared.save(tmp_path / "whole" / "out", shard_bytes=2500))
-    killed = tmp_path / "killed" / "out"
-    generator = np.random.default_rng(0)
-    kills = 0
-    while not (killed / "config.json").exists() and kills < 60:
-        child = _merging_child(prepared, killed)
-        time.sleep(float(generator.uniform(0, 0.03)))
-        os.kill(child, signal.SIGKILL)
-        kills += os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
-        if killed.exists() and not (killed / "config.json").exists() and any(killed.iterdir()):
-            with pytest.raises(ConfigError, match="not empty"):
-                prepared.save(killed)
-        if kills == 30:
-            break
-    assert kills >= 20
-    prepared.save(killed, shard_bytes=2500, resume=True)
-    assert contents(killed) == whole
+    last = _events(prepared, tmp_path / "counted" / "out", tmp_path / "count")
+    assert last > 60
+    points = sorted(np.random.default_rng(0).choice(last - 10, 26, replace=False).tolist())
+    for point in points:
+        out = tmp_path / f"killed at {point}" / "out"
+        assert _killed(prepared, out, point)
+        if (out / "config.json").exists():
+            Checkpoint.open(out)  # loadable: then it is the right one
+        prepared.save(out, shard_bytes=2500, resume=True)
+        assert contents(out) == whole, f"killed before step {point} of {last}"
 
 
-def _merging_child(prepared: Merge, out: Path) -> int:
-    """Fork a process that merges slowly, going on where the last one was killed; return its id."""
+def _events(prepared: Merge, out: Path, counted: Path) -> int:
+    """Return how many steps a merge takes at which a kill could leave something half done."""
+    _killed(prepared, out, -1, counted)
+    return int(counted.read_text())
+
+
+def _killed(prepared: Merge, out: Path, point: int, counted: Path | None = None) -> bool:
+    """Fork a process that merges and kills itself before its n-th flush, rename, removal or block."""
     with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore", DeprecationWarning
-        )  # the child computes and never returns to the threads
+        warnings.simplefilter("ignore", DeprecationWarning)  # the child computes and never returns to the threads
         child = os.fork()
     if child == 0:
+        count = 0
+
+        def step(*_: object) -> None:
+            nonlocal count
+            if count == point:
+                os.kill(os.getpid(), signal.SIGKILL)
+            count += 1
+
+        def stepping(function: Callable[..., object]) -> Callable[..., object]:
+            def call(*given: object, **named: object) -> object:
+                step()
+                return function(*given, **named)
+
+            return call
+
         try:
-            prepared.save(out, shard_bytes=2500, resume=True, progress=lambda name, nbytes: time.sleep(0.004))
+            os.fsync, os.replace, os.unlink = stepping(os.fsync), stepping(os.replace), stepping(os.unlink)  # type: ignore[assignment]
+            prepared.save(out, shard_bytes=2500, resume=True, progress=step)
+            if counted is not None:
+                counted.write_text(str(count))
         finally:
             os._exit(0)
-    return child
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL

@@ -25,7 +25,7 @@ from heredity.kernels.encode import encode
 from heredity.merging.engine import Facts, Merge, Target
 from heredity.merging.plan import Plan, output_dtype
 from heredity.run import to_toml
-from heredity.writer import CheckpointWriter, Planned, Shard, Written, write_shard
+from heredity.writer import JOURNAL, CheckpointWriter, Planned, Shard, Written, write_shard
 
 LOCK, RECIPE = "heredity.lock.json", "heredity.toml"
 _FACTS = ".heredity-facts-{}.json"  # of a finished shard, until the merge is whole
@@ -65,6 +65,8 @@ def save(
     job = _digest(
         {"recipe": merge.recipe, "seed": merge.seed, "inputs": _identity(before), "version": __version__}
     )
+    if resume and not overwrite and _is_done(out, job):
+        return out
     writer = CheckpointWriter.open(
         out, tensors, job=job, shard_bytes=shard_bytes, resume=resume, overwrite=overwrite
     )
@@ -79,6 +81,7 @@ def save(
     lock = {
         "schema": 1,
         "heredity": __version__,
+        "job": job,
         "seed": merge.seed,
         "recipe": dict(merge.recipe),
         "models": dict(target.models),
@@ -93,9 +96,18 @@ def save(
     files = {LOCK: json.dumps(lock, indent=1) + "\n", RECIPE: to_toml(merge.recipe)}
     files["README.md"] = _card(out.absolute().name, lock)
     writer.finish(donor=target.donor, files=files, config=target.config, tokenizer=target.tokenizer)
-    for shard in writer.shards:
-        _facts_file(writer.path, shard).unlink(missing_ok=True)
+    _is_done(out, job)
     return out
+
+
+def _is_done(out: Path, job: str) -> bool:
+    """Say whether a folder holds the whole result of a job; what helped to make it is removed then."""
+    finished = all((out / name).exists() for name in (LOCK, "config.json")) and not (out / JOURNAL).exists()
+    if not finished or json.loads((out / LOCK).read_text()).get("job") != job:
+        return False
+    for left in [*out.glob(_FACTS.format("*")), *out.glob(".*.tmp")]:
+        left.unlink()
+    return True
 
 
 def plan_record(merge: Merge) -> dict[str, Any]:
