@@ -131,11 +131,10 @@ def test_the_page_fits_is_quiet_and_the_model_can_be_chosen(map_run):
             tab.open(page, width=width, dark=dark)
             assert tab.value("document.documentElement.scrollWidth") <= width
             assert tab.value("document.querySelectorAll('.plot .main-svg:first-of-type').length") == 6
-        first = tab.value("document.querySelector('[data-plot=parting-data]').data[0].z[1][0]")
-        tab.value(
-            "window.Plotly.restyle(document.querySelector('[data-plot=parting-data]'), "
-            "document.querySelector('[data-plot=parting-data]').layout.updatemenus[0].buttons[3].args[0]).then(() => true)"
-        )
-        assert tab.value("document.querySelector('[data-plot=parting-data]').data[0].z[1][0]") != first
+        plot = "document.querySelector('[data-plot=parting-data]')"
+        first = tab.value(f"JSON.stringify({plot}.data[0].z)")
+        button = f"{plot}.layout.updatemenus[0].buttons[3].args[0]"
+        tab.value(f"window.Plotly.restyle({plot}, {button}).then(() => true)")
+        assert tab.value(f"JSON.stringify({plot}.data[0].z)") != first
         assert tab.messages == []
         assert [request for request in tab.requests if not request.startswith(("file:", "data:"))] == []
