@@ -64,7 +64,7 @@ class ExtraMissingError(ConfigError):
         super().__init__(f"{what} needs the extra '{extra}'", f"pip install -c constraints.txt 'heredity[{extra}]'")
         self.what, self.extra = what, extra
 
-    def __reduce__(self) -> tuple[type["ExtraMissingError"], tuple[str, str]]:  # type: ignore[override]
+    def __reduce__(self) -> tuple[type["ExtraMissingError"], tuple[str, str]]:
         return type(self), (self.what, self.extra)
 
 

@@ -260,8 +260,11 @@ def _toml_value(value: Any) -> str:
 
 
 def _first_difference(before: Any, after: Any, path: str = "") -> str:
+    """Name the first setting that differs, as ` (sae.k: 32 before, 16 now)`."""
+    if isinstance(before, list) and isinstance(after, list) and len(before) == len(after):
+        before, after = dict(enumerate(before)), dict(enumerate(after))
     if isinstance(before, Mapping) and isinstance(after, Mapping):
-        for name in sorted({*before, *after}):
+        for name in dict.fromkeys([*before, *after]):
             if before.get(name) != after.get(name):
-                return _first_difference(before.get(name), after.get(name), f"{path}.{name}" if path else name)
+                return _first_difference(before.get(name), after.get(name), f"{path}.{name}" if path else str(name))
     return f" ({path + ': ' if path else ''}{before!r} before, {after!r} now)"

@@ -16,7 +16,7 @@ from numpy import ndarray
 from torch import Tensor, nn
 
 from heredity.corpora.tokens import TokenStream
-from heredity.errors import ConfigError, MismatchError
+from heredity.errors import ConfigError, MismatchError, StoreError
 from heredity.features.sae._sae import SAE
 from heredity.features.sae.topk import TopK
 from heredity.features.site import Site, editing, reading
@@ -66,7 +66,7 @@ def quality(
     Raises:
         MismatchError: the activations at the site have another width than the SAE.
     """
-    return quality_curve(sae, model, stream, site, [None], ablation=ablation, batch_tokens=batch_tokens)[0]
+    return qualities([sae], model, stream, site, ablation=ablation, batch_tokens=batch_tokens)[0]
 
 
 def quality_curve(
@@ -81,29 +81,42 @@ def quality_curve(
 ) -> list[Quality]:
     """Measure an SAE with several k at evaluation; None is the SAE as trained.
 
-    The clean and the ablated passes are made once for all of them.
-
     Raises:
         ConfigError: a k is given for a variant that has none.
         MismatchError: the activations at the site have another width than the SAE.
     """
+    saes = [sae if k is None else with_k(sae, k) for k in ks]
+    return qualities(saes, model, stream, site, ablation=ablation, batch_tokens=batch_tokens)
+
+
+def qualities(
+    saes: Sequence[SAE],
+    model: nn.Module,
+    stream: TokenStream,
+    site: str,
+    *,
+    ablation: Ablation = "zero",
+    batch_tokens: int = 4096,
+) -> list[Quality]:
+    """Measure several SAEs of one model; the clean and the ablated passes are made once for all of them.
+
+    Raises:
+        MismatchError: the activations at the site have another width than an SAE.
+    """
     place = Site.parse(site)
-    saes = [sae if k is None else _with_k(sae, k) for k in ks]
-    mean, spread = _moments(model, stream, place, sae.d_in, batch_tokens)
-    sums = [_Sums(np.zeros(s.d_sae, bool)) for s in saes]
-    clean = zero = 0.0
-    fill = torch.from_numpy(mean).float() if ablation == "mean" else torch.zeros(sae.d_in)
+    batches = _batches(model, stream, batch_tokens)
+    clean, mean, spread = _clean(model, batches, place, saes)
+    fill = torch.from_numpy(mean).float() if ablation == "mean" else torch.zeros(len(mean))
 
     def ablate(x: Tensor) -> Tensor:
         return fill.to(x).expand_as(x)
 
-    for ids in _batches(model, stream, batch_tokens):
-        clean += _loss(model, ids)
-        with editing(model, {place: ablate}):
-            zero += _loss(model, ids)
-        for one, total in zip(saes, sums, strict=True):
-            with editing(model, {place: _splice(one, total)}):
-                total.loss += _loss(model, ids)
+    with editing(model, {place: ablate}):
+        zero = sum(_loss(model, ids) for ids in batches)
+    sums = [_Sums(np.zeros(sae.d_sae, bool)) for sae in saes]
+    for sae, total in zip(saes, sums, strict=True):
+        with editing(model, {place: _splice(sae, total)}):
+            total.loss = sum(_loss(model, ids) for ids in batches)
     n_tokens = stream.n_blocks * stream.context
     n_predicted = stream.n_blocks * (stream.context - 1)
     ce_clean, ce_zero = clean / n_predicted, zero / n_predicted
@@ -117,11 +130,22 @@ def quality_curve(
             ce_recovered=(ce_zero - total.loss / n_predicted) / (ce_zero - ce_clean),
             dead_share=float(1 - total.fired.mean()),
             n_tokens=n_tokens,
-            k=one.variant.k if isinstance(one.variant, TopK) else None,
+            k=sae.variant.k if isinstance(sae.variant, TopK) else None,
             ablation=ablation,
         )
-        for one, total in zip(saes, sums, strict=True)
+        for sae, total in zip(saes, sums, strict=True)
     ]
+
+
+def with_k(sae: SAE, k: int) -> SAE:
+    """Return a TopK SAE with another number of latents per token.
+
+    Raises:
+        ConfigError: the variant has no k.
+    """
+    if not isinstance(sae.variant, TopK):
+        raise ConfigError(f"a {sae.variant.architecture} SAE has no k", "leave k out")
+    return msgspec.structs.replace(sae, variant=msgspec.structs.replace(sae.variant, k=k))
 
 
 class _Sums(Struct, eq=False):
@@ -129,12 +153,6 @@ class _Sums(Struct, eq=False):
     squared_error: float = 0.0
     n_codes: int = 0
     loss: float = 0.0
-
-
-def _with_k(sae: SAE, k: int) -> SAE:
-    if not isinstance(sae.variant, TopK):
-        raise ConfigError(f"a {sae.variant.architecture} SAE has no k", "leave k out")
-    return msgspec.structs.replace(sae, variant=msgspec.structs.replace(sae.variant, k=k))
 
 
 def _splice(sae: SAE, total: _Sums) -> Callable[[Tensor], Tensor]:
@@ -149,25 +167,29 @@ def _splice(sae: SAE, total: _Sums) -> Callable[[Tensor], Tensor]:
     return edit
 
 
-def _moments(
-    model: nn.Module, stream: TokenStream, site: Site, d_in: int, batch_tokens: int
-) -> tuple[Float64[ndarray, " d"], float]:
-    """Return the mean activation, and Σ‖x − x̄‖² over the stream."""
-    total, squares, n = torch.zeros(d_in, dtype=torch.float64), 0.0, 0
+def _clean(
+    model: nn.Module, batches: Sequence[Tensor], site: Site, saes: Sequence[SAE]
+) -> tuple[float, Float64[ndarray, " d"], float]:
+    """Return the summed loss of the untouched model, its mean activation, and Σ‖x − x̄‖²."""
+    loss, squares, n = 0.0, 0.0, 0
+    total: Tensor | None = None
     with torch.no_grad(), reading(model, [site]) as seen:
-        for ids in _batches(model, stream, batch_tokens):
-            model(input_ids=ids)
+        for ids in batches:
+            loss += _loss(model, ids)
             x = seen[site].reshape(-1, seen[site].shape[-1]).double().cpu()
-            if x.shape[1] != d_in:
+            wrong = [sae.d_in for sae in saes if sae.d_in != x.shape[1]]
+            if wrong:
                 raise MismatchError(
-                    f"site {site}: activations are {x.shape[1]} wide, the SAE's W_enc takes {d_in}",
+                    f"site {site}: activations are {x.shape[1]} wide, the SAE's W_enc takes {wrong[0]}",
                     "use the SAE of this site",
                 )
-            total += x.sum(dim=0)
+            total = x.sum(dim=0) if total is None else total + x.sum(dim=0)
             squares += float(x.square().sum())
             n += len(x)
+    if total is None:
+        raise StoreError("the token stream is shorter than one context", "give it more text")
     mean = (total / n).numpy()
-    return mean, squares - n * float(mean @ mean)
+    return loss, mean, squares - n * float(mean @ mean)
 
 
 def _batches(model: nn.Module, stream: TokenStream, batch_tokens: int) -> list[Tensor]:

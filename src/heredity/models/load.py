@@ -54,7 +54,7 @@ def load(path: Path | str, *, device: str = "cpu", dtype: str = "float32") -> nn
             f"{folder}: {len(wrong)} tensors do not fit config.json, first {wrong[0]}",
             "the weights and the configuration belong to different models",
         )
-    return model.to(_device(device)).eval()  # type: ignore[no-any-return]
+    return model.to(_device(device)).eval()
 
 
 def initialise(config: dict[str, Any], *, seed: int, device: str = "cpu") -> nn.Module:
@@ -71,7 +71,7 @@ def initialise(config: dict[str, Any], *, seed: int, device: str = "cpu") -> nn.
     kind = values.pop("model_type")
     torch.manual_seed(seed)
     model = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **values))
-    return model.to(_device(device), dtype=torch.float32)  # type: ignore[no-any-return]
+    return model.to(_device(device), dtype=torch.float32)
 
 
 def tokenizer(path: Path | str) -> Any:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import numba
 import polars as pl
 from tqdm import tqdm
 
@@ -13,7 +14,7 @@ from heredity.atomic import write_bytes
 from heredity.errors import MismatchError
 from heredity.execute import Processes
 from heredity.features.codes import Codes, encode
-from heredity.features.evaluate import quality_curve
+from heredity.features.evaluate import qualities, with_k
 from heredity.features.harvest import harvest
 from heredity.features.sae import L1, TopK
 from heredity.features.sae._format import load as load_sae
@@ -85,6 +86,7 @@ def train_one(job: SaeJob) -> list[dict[str, Any]]:
         if values["step"] % _LOG_EVERY == 0 or values["step"] == job.training.steps:
             history.append({"member": job.member, "variant": job.variant, "seed": job.seed, **values})
 
+    numba.set_num_threads(1)  # one thread per worker: the workers share the machine
     with threads(1):
         sae = train(
             variant, ActivationStore.open(job.store), job.training, seed=job.stream, checkpoint=Path(job.checkpoint),
@@ -106,16 +108,18 @@ def evaluate_saes(run: Run, config: StudyConfig, streams: Streams, *, device: st
     with threads(config.threads):
         for member in config.members:
             model = load(member_path(run, member), device=device)
-            for job in (j for j in _jobs(run, config, device) if j.member == member):
-                sae = load_sae(Path(job.out))
-                first = job.variant == "topk" and job.seed == 0 and member == config.base.name
-                ks = [None, *(k for k in CURVE if k <= config.sae.latents)] if first else [None]
-                found = quality_curve(sae, model, held_out, config.sae.site, ks)
-                who = {"member": member, "variant": job.variant, "seed": job.seed}
-                facts = {**who, "d_in": sae.d_in, "d_sae": sae.d_sae, "train_tokens": config.sae.tokens}
-                rows.append({**facts, **msgspec.to_builtins(found[0])})
-                curve += [{**who, "k": q.k, "l0": q.l0, "fvu": q.fvu, "ce_recovered": q.ce_recovered} for q in found[1:]]
-                say(f"{job.name}: FVU {found[0].fvu:.3f}, CE recovered {found[0].ce_recovered:.1%} at L0 {found[0].l0:.1f}")
+            jobs = [j for j in _jobs(run, config, device) if j.member == member]
+            saes = [load_sae(Path(job.out)) for job in jobs]
+            ks = [k for k in CURVE if k <= config.sae.latents] if member == config.base.name else []
+            found = qualities([*saes, *(with_k(saes[0], k) for k in ks)], model, held_out, config.sae.site)
+            for job, sae, one in zip(jobs, saes, found, strict=False):
+                who = {"member": member, "variant": job.variant, "seed": job.seed, "d_in": sae.d_in, "d_sae": sae.d_sae}
+                rows.append({**who, "train_tokens": config.sae.tokens, **msgspec.to_builtins(one)})
+                say(f"{job.name}: FVU {one.fvu:.3f}, CE recovered {one.ce_recovered:.1%} at L0 {one.l0:.1f}")
+            curve += [
+                {"member": member, "variant": "topk", "seed": 0, "k": q.k, "l0": q.l0, "fvu": q.fvu, "ce_recovered": q.ce_recovered}
+                for q in found[len(jobs) :]
+            ]
     run.write_table("saes", pl.DataFrame(rows, infer_schema_length=None))
     run.write_table("sae_curve", pl.DataFrame(curve))
     run.finish_stage("sae quality")
