@@ -94,6 +94,22 @@ def test_a_merge_of_ten_and_a_merge_trained_on(rng, base):
     assert found["tuned"][:2] == ("finetune", ("soup",))
 
 
+def test_a_sibling_of_one_part_does_not_go_on_from_the_merge(rng, base):
+    # Cosine 0.8 to one parent, as seeds of one data set have: the turn at the merge is small by accident.
+    data = {name: normal(rng, STEP) for name in ("lua", "bible")}
+    models = {
+        f"{name}-{seed}": plus(base, step, normal(rng, STEP / 2))
+        for name, step in data.items()
+        for seed in range(2)
+    }
+    soup = plus(times(0.3, models["lua-0"]), times(0.7, models["bible-0"]))
+    found = _found(base, models | {"soup": soup, "child": plus(soup, normal(rng, STEP / 3))})
+    assert found["soup"][:2] == ("merge", ("lua-0", "bible-0"))
+    assert found["child"][:2] == ("finetune", ("soup",))
+    for name in models:
+        assert found[name][:2] == ("finetune", ("base",)), name
+
+
 def test_slerp_is_exact_tensor_by_tensor_only_and_its_parents_are_named(rng, base):
     # Far apart, and by another angle in every tensor, as after long training.
     steps = (0.2, 0.9, 0.4, 0.6)

@@ -237,35 +237,47 @@ def _ancestors(
     nearer = squares[:, None] + squares[None, :] - 2 * total <= NEARER**2 * squares[None, :]
     pairs = [(p, c) for c in models for p in distinct if p != c and turns[p, c] <= TURN and nearer[p, c]]
     pairs.sort(key=lambda pair: (turns[pair], pair))
-    spanned = [entry.model for entry in merges]
+    made_of = {entry.model: _shares(entry) for entry in merges}
     edges, ancestors = list(merges), {model: list[int]() for model in models}
     grown = True
     while grown:
         grown = False
         for parent, child in pairs:
-            every = _descendants(edges)
-            below = every.get(child, ())
+            below = _descendants(edges).get(child, ())
             if parent in below or parent in ancestors[child]:
                 continue
-            surer = [x for x in distinct if turns[child, x] <= turns[parent, child]]
-            # Merges, and what the parent is made of, span the same space again: its share would be anyone's.
-            same = [x for x in distinct if x in spanned or parent in every.get(x, ())]
-            others = [x for x in distinct if x not in (child, *below, *surer) and total[x, x] > 0]
-            others = [x for x in others if x == parent or x not in same]
-            if parent in others and _carries(child, parent, others, total):
+            later = [child, *below, *(x for x in distinct if turns[child, x] <= turns[parent, child])]
+            # A merge adds nothing to the span of its parts: its share would be anyone's.
+            others = [x for x in distinct if x not in later and x not in made_of and total[x, x] > 0]
+            if _carries(child, made_of.get(parent, {parent: 1.0}), later, others, total):
                 ancestors[child].append(parent)
                 edges.append(Descent(child, "finetune", (parent,)))
                 grown = True
     return ancestors
 
 
-def _carries(child: int, parent: int, others: list[int], total: Float[ndarray, "n n"]) -> bool:
-    """Say whether a model carries another's task vector, once all others have had their share of it.
+def _shares(merge: Descent) -> dict[int, float]:
+    """Map the parents of a merge to their coefficients, without the base."""
+    return {p: weight for p, weight in zip(merge.parents, merge.coefficients, strict=True) if p != 0}
 
-    A child carries its parent's noise; a sibling shares only what their data share.
+
+def _carries(
+    child: int,
+    shares: dict[int, float],
+    later: Sequence[int],
+    others: Sequence[int],
+    total: Float[ndarray, "n n"],
+) -> bool:
+    """Say whether a model carries a parent's task vector, once all others have had their share of it.
+
+    A child carries its parent's noise; a sibling shares only what their data share. Of a merge it carries
+    every part, in proportion: a sibling of one part would lack the rest.
     """
-    weights = nonnegative(total[np.ix_(others, others)], total[others, child])
-    return bool(weights[others.index(parent)] >= CARRIED)
+    if any(part in later for part in shares):
+        return False
+    rows = [*shares, *(x for x in others if x not in shares)]
+    weights = nonnegative(total[np.ix_(rows, rows)], total[rows, child])
+    return all(weight >= CARRIED * share for weight, share in zip(weights, shares.values(), strict=False))
 
 
 def _unrooted(models: list[int], apart: Float[ndarray, "n n"]) -> list[Descent]:
