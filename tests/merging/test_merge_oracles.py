@@ -2,11 +2,11 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import merge_oracles as oracles
 import numpy as np
 import pytest
+from merge_memory import result
 from numpy import ndarray
 
 from heredity import merging
@@ -85,11 +85,17 @@ def test_method_equals_its_fp64_oracle(case: str, shape: tuple[int, ...], tmp_pa
     np.testing.assert_allclose(result, expected, rtol=1e-5, atol=2e-7)
 
 
-@pytest.mark.parametrize(("density", "gamma"), [(0.25, 0.0), (0.25, 0.25), (0.5, 0.1), (0.01, 0.0)])
-def test_ties_at_a_threshold_go_by_lowest_index(density: float, gamma: float, tmp_path: Path) -> None:
-    base = np.zeros(640, np.float32)
-    model = np.repeat(np.array([1, -2, 2, 1, 3], np.float32), 128)
-    opened = [write_checkpoint(tmp_path / str(i), {"w": (w, "F32")}) for i, w in enumerate([base, model])]
-    method: Any = merging.Breadcrumbs(density=density, gamma=gamma)
-    result = np.concatenate(list(merge(method, opened[1:], opened[0]).blocks("w")))
-    np.testing.assert_array_equal(result, oracles.band(model, density, gamma))
+@pytest.mark.parametrize("block", [1, 7, 64, 1000])
+@pytest.mark.parametrize(
+    ("density", "gamma"), [(0.25, 0.0), (0.25, 0.25), (0.5, 0.1), (0.01, 0.0), (0.05, 0.25), (0.4, 0.3)]
+)
+def test_ties_at_a_threshold_go_by_lowest_index(
+    density: float, gamma: float, block: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("heredity.merging._blocks.BLOCK", block)
+    monkeypatch.setattr("heredity.merging._blocks._LEAST", 1)
+    base = np.zeros(320, np.float32)
+    steps = np.array([1, -2, 2, np.nextafter(np.float32(2), np.float32(3)), 1, 3, 2, -1], np.float32)
+    model = np.concatenate([np.repeat(steps, 20), np.random.default_rng(0).permutation(np.repeat(steps, 20))])
+    found = result(merging.Breadcrumbs(density=density, gamma=gamma), [model], base)
+    np.testing.assert_array_equal(found, oracles.band(model, density, gamma))

@@ -27,7 +27,9 @@ def keep_between(delta, low, high, quota_low, skip_high, seen):  # type: ignore[
         bits = bits_of_float(delta[i]) & np.uint32(0x7FFFFFFF)
         ties_low += bits == lower
         ties_high += bits == upper
-    if seen[0] + ties_low > quota_low or seen[1] < skip_high:  # some tie in this block must go: one by one
+    some_low = seen[0] < quota_low and seen[0] + ties_low > quota_low
+    some_high = seen[1] < skip_high and seen[1] + ties_high > skip_high
+    if some_low or some_high:  # only some of a block's ties go: one by one
         at_low, at_high = seen[0], seen[1]
         for i in range(delta.size):
             bits = bits_of_float(delta[i]) & np.uint32(0x7FFFFFFF)
@@ -41,6 +43,10 @@ def keep_between(delta, low, high, quota_low, skip_high, seen):  # type: ignore[
             if not kept:
                 delta[i] = np.float32(0)
     else:
+        if seen[0] >= quota_low and ties_low > 0:
+            lower = np.uint32(lower + np.uint32(1))  # the quota is used up: equals of low go, all of them
+        if seen[1] + ties_high <= skip_high and ties_high > 0:
+            upper = np.uint32(upper - np.uint32(1))  # still among the first: equals of high go, all of them
         for i in range(delta.size):
             bits = bits_of_float(delta[i]) & np.uint32(0x7FFFFFFF)
             delta[i] = delta[i] if bits >= lower and bits <= upper else np.float32(0)

@@ -6,6 +6,7 @@ from contextlib import ExitStack
 import numpy as np
 
 from heredity.checkpoint import Checkpoint
+from heredity.kernels.decode import decode
 from heredity.merging._method import Block
 
 BLOCK = 1 << 16  # elements: a block of every input should stay in the cache
@@ -33,11 +34,13 @@ class InputBlocks:
     def __iter__(self) -> Iterator[Block]:
         count = len(self._inputs)
         buffer = np.empty(count * self.step, np.float32)
+        raw = np.empty(8 * self.step, np.uint8)
         with ExitStack() as stack:
             readers = [stack.enter_context(checkpoint.reading(self.name)) for checkpoint in self._inputs]
             for start in range(0, self.size, self.step):
                 stop = min(self.size, start + self.step)
                 rows = buffer[: count * (stop - start)].reshape(count, -1)  # contiguous, whatever the length
                 for reader, row in zip(readers, rows, strict=True):
-                    reader.read(start, stop, row)
+                    used = reader.read_raw(start, stop, raw)
+                    decode(raw[:used], reader.dtype, row)
                 yield Block(start, rows[0], rows[1:])
