@@ -46,7 +46,9 @@ def test_sums_equal_a_token_by_token_oracle(stream: TokenStream) -> None:
     table = scores.table(seed=1)
     assert table["domain"].to_list() == ["x", "y"]
     assert table["n_documents"].to_list() == [2, 1]
-    np.testing.assert_allclose(table["loss"].to_numpy(), [loss[:2].sum() / count[:2].sum(), loss[2] / count[2]])
+    np.testing.assert_allclose(
+        table["loss"].to_numpy(), [loss[:2].sum() / count[:2].sum(), loss[2] / count[2]]
+    )
     x = table.row(0, named=True)
     low, high = sorted(loss[:2] / count[:2])
     assert low - 1e-6 <= x["loss_low"] <= x["loss"] <= x["loss_high"] <= high + 1e-6

@@ -39,7 +39,9 @@ CASES = [
 
 
 @pytest.mark.parametrize(("config", "dtype"), CASES, ids=["llama", "tied bf16", "gpt2 fp16"])
-def test_ends_are_the_members_and_the_middle_is_the_mean(tmp_path: Path, config: dict[str, object], dtype: str) -> None:
+def test_ends_are_the_members_and_the_middle_is_the_mean(
+    tmp_path: Path, config: dict[str, object], dtype: str
+) -> None:
     members = family(tmp_path, config, dtype)
     live = initialise(config, seed=99)
     for name, row in (("a", [1, 0, 0]), ("c", [0, 0, 1])):

@@ -33,7 +33,14 @@ def trained(work: Path, *, seed: int = 0, on_step: Any = None) -> Any:
     with threads(1):
         model = initialise(PICO, seed=1)
         history = train.train_lm(
-            model, Stream(), work, config=SCHEDULE, seed=seed, label="pico", on_step=on_step, log_every=2  # type: ignore[arg-type]
+            model,
+            Stream(),
+            work,
+            config=SCHEDULE,
+            seed=seed,
+            label="pico",
+            on_step=on_step,
+            log_every=2,  # type: ignore[arg-type]
         )
     return model.state_dict(), history
 
@@ -55,7 +62,9 @@ def test_two_runs_are_equal_and_another_seed_is_not(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("stop_at", [2, 8, 18])
-def test_killed_and_resumed_gives_identical_weights(tmp_path: Path, stop_at: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_killed_and_resumed_gives_identical_weights(
+    tmp_path: Path, stop_at: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     weights, history = trained(tmp_path / "whole")
     monkeypatch.setattr(train, "SAVE_EVERY_SECONDS", -1.0)
 
@@ -104,3 +113,26 @@ def test_each_epoch_visits_every_context_once() -> None:
     assert sorted(rows[:10]) == list(range(10))
     assert sorted(rows[10:]) == list(range(10))
     assert rows[:10].tolist() != rows[10:].tolist()
+
+
+@pytest.mark.parametrize("chunk", [60, 1 << 21])
+def test_the_head_in_chunks_equals_autograd(chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(train._HeadLoss, "CHUNK_ELEMENTS", chunk)
+    draw = torch.Generator().manual_seed(0)
+    target = torch.randint(0, 20, (33,), generator=draw)
+    leaves = [(torch.randn(33, 8, generator=draw) * 9).requires_grad_(), torch.randn(20, 8, generator=draw).requires_grad_()]
+    twins = [leaf.detach().double().requires_grad_() for leaf in leaves]
+    want = torch.nn.functional.cross_entropy(twins[0] @ twins[1].T, target)
+    loss = train._HeadLoss.apply(*leaves, target)
+    (2 * want).backward()
+    (2 * loss).backward()
+    assert abs(loss.item() - want.item()) < 1e-5
+    for leaf, twin in zip(leaves, twins, strict=True):
+        torch.testing.assert_close(leaf.grad.double(), twin.grad, rtol=1e-4, atol=1e-6)
+
+
+def test_a_head_that_does_more_than_multiply_is_seen() -> None:
+    tokens = torch.arange(8)[None]
+    assert train._has_plain_head(initialise(PICO, seed=0).eval(), tokens)
+    granite = {**PICO, "model_type": "granite", "logits_scaling": 3.0}
+    assert not train._has_plain_head(initialise(granite, seed=0).eval(), tokens)

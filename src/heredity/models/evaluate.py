@@ -83,7 +83,9 @@ def lm_scores(model: nn.Module, stream: TokenStream, *, batch_tokens: int = 4096
         tokens = torch.from_numpy(blocks[start : start + size].astype(np.int64)).to(device)
         nll, hit = _score(model, tokens)
         if not np.isfinite(nll).all():
-            raise StoreError(f"the loss is not finite at context {start}", "a weight or an activation is NaN or infinite")
+            raise StoreError(
+                f"the loss is not finite at context {start}", "a weight or an activation is NaN or infinite"
+            )
         who = owner[start : start + size, 1:].ravel()
         loss += np.bincount(who, nll.ravel(), n_documents)
         correct += np.bincount(who, hit.ravel(), n_documents).astype(np.int64)

@@ -35,7 +35,9 @@ def load(path: Path | str, *, device: str = "cpu", dtype: str = "float32") -> nn
     if not (folder / "config.json").is_file():
         raise CheckpointError(f"{folder}: no config.json", "give a folder that a model was saved to")
     if not any(folder.glob("*.safetensors")):
-        raise CheckpointError(f"{folder}: no safetensors file", "only safetensors weights are loaded; pickles are not")
+        raise CheckpointError(
+            f"{folder}: no safetensors file", "only safetensors weights are loaded; pickles are not"
+        )
     with quiet_transformers():
         try:
             model, info = AutoModelForCausalLM.from_pretrained(
@@ -43,12 +45,18 @@ def load(path: Path | str, *, device: str = "cpu", dtype: str = "float32") -> nn
                 use_safetensors=True, output_loading_info=True,
             )  # fmt: skip
         except (OSError, ValueError, RuntimeError) as error:
-            raise CheckpointError(f"{folder}: {_first_line(error)}", "check the folder with `heredity inspect`") from error
+            raise CheckpointError(
+                f"{folder}: {_first_line(error)}", "check the folder with `heredity inspect`"
+            ) from error
         except Exception as error:  # noqa: BLE001  safetensors' own error class derives from Exception alone
             if type(error).__module__.startswith("safetensors"):
-                raise CheckpointError(f"{folder}: {_first_line(error)}", "the file is truncated or damaged") from error
+                raise CheckpointError(
+                    f"{folder}: {_first_line(error)}", "the file is truncated or damaged"
+                ) from error
             raise
-    wrong = sorted(map(str, [*info["missing_keys"], *info["unexpected_keys"], *info.get("mismatched_keys", [])]))
+    wrong = sorted(
+        map(str, [*info["missing_keys"], *info["unexpected_keys"], *info.get("mismatched_keys", [])])
+    )
     if wrong:
         raise MismatchError(
             f"{folder}: {len(wrong)} tensors do not fit config.json, first {wrong[0]}",
@@ -85,7 +93,9 @@ def tokenizer(path: Path | str) -> Any:
     try:
         return AutoTokenizer.from_pretrained(Path(path), local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError, json.JSONDecodeError) as error:
-        raise CheckpointError(f"{path}: no tokenizer ({_first_line(error)})", "copy the tokenizer's files there") from error
+        raise CheckpointError(
+            f"{path}: no tokenizer ({_first_line(error)})", "copy the tokenizer's files there"
+        ) from error
 
 
 def dtype_of(name: str) -> torch.dtype:
@@ -95,7 +105,9 @@ def dtype_of(name: str) -> torch.dtype:
         ConfigError: not a floating dtype that models run in.
     """
     if name not in DTYPES:
-        raise ConfigError(f"dtype {name!r} is not one of {', '.join(DTYPES)}", "choose one of them with --dtype")
+        raise ConfigError(
+            f"dtype {name!r} is not one of {', '.join(DTYPES)}", "choose one of them with --dtype"
+        )
     return DTYPES[name]
 
 

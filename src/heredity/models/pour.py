@@ -32,10 +32,17 @@ def pour(point: Point, checkpoints: Mapping[str, Checkpoint], model: nn.Module) 
             if name not in first.tensors:
                 if parameter.data_ptr() in storages:
                     continue  # a tied copy: its storage is filled under the other name
-                later = [n for n, p in model.named_parameters(remove_duplicate=False) if p.data_ptr() == parameter.data_ptr()]
+                later = [
+                    n
+                    for n, p in model.named_parameters(remove_duplicate=False)
+                    if p.data_ptr() == parameter.data_ptr()
+                ]
                 if any(n in first.tensors for n in later):
                     continue
-                raise MismatchError(f"{first.path}: no tensor {name}, which the live model has", "pour members of the model's own architecture")
+                raise MismatchError(
+                    f"{first.path}: no tensor {name}, which the live model has",
+                    "pour members of the model's own architecture",
+                )
             info = first.tensors[name]
             if info.shape != tuple(parameter.shape):
                 raise MismatchError(
@@ -46,7 +53,9 @@ def pour(point: Point, checkpoints: Mapping[str, Checkpoint], model: nn.Module) 
             _fill(parameter, point, checkpoints, name, info.size)
 
 
-def _fill(parameter: torch.Tensor, point: Point, checkpoints: Mapping[str, Checkpoint], name: str, size: int) -> None:
+def _fill(
+    parameter: torch.Tensor, point: Point, checkpoints: Mapping[str, Checkpoint], name: str, size: int
+) -> None:
     direct = parameter.device.type == "cpu" and parameter.dtype == torch.float32 and parameter.is_contiguous()
     if direct:
         weighted(point, checkpoints, name, 0, size, parameter.detach().view(-1).numpy())

@@ -104,6 +104,7 @@ def train_lm(
     for row in history:
         if on_step:
             on_step(row)
+    plain_head = _has_plain_head(model.eval(), torch.from_numpy(blocks[:1].astype(np.int64)).to(device))
     model.train()
     saved = time.monotonic()
     sums: list[float] = []
@@ -112,8 +113,10 @@ def train_lm(
         rate = config.rate(step, steps)
         for group in optimiser.param_groups:
             group["lr"] = rate
-        tokens = torch.from_numpy(blocks[_rows(step, config.batch_blocks, len(blocks), seed)].astype(np.int64)).to(device)
-        loss = _step(model, optimiser, tokens, config.clip)
+        tokens = torch.from_numpy(
+            blocks[_rows(step, config.batch_blocks, len(blocks), seed)].astype(np.int64)
+        ).to(device)
+        loss = _step(model, optimiser, tokens, config.clip, plain_head)
         if not math.isfinite(loss):
             raise StoreError(f"{label}: the loss is not finite at step {step}", "lower the learning rate")
         sums.append(loss)
@@ -172,18 +175,76 @@ def _optimiser(model: nn.Module, config: LmTraining) -> torch.optim.AdamW:
         {"params": [p for p in parameters if p.dim() < 2], "weight_decay": 0.0},
     ]
     return torch.optim.AdamW(
-        [g for g in groups if g["params"]], lr=config.learning_rate, betas=(config.beta1, config.beta2), fused=True
+        [g for g in groups if g["params"]],
+        lr=config.learning_rate,
+        betas=(config.beta1, config.beta2),
+        fused=True,
     )
 
 
-def _step(model: nn.Module, optimiser: torch.optim.Optimizer, tokens: torch.Tensor, clip: float) -> float:
-    logits = model(input_ids=tokens, use_cache=False).logits[:, :-1]
-    loss = nn.functional.cross_entropy(logits.reshape(-1, logits.shape[-1]).float(), tokens[:, 1:].reshape(-1))
+def _step(
+    model: nn.Module, optimiser: torch.optim.Optimizer, tokens: torch.Tensor, clip: float, plain_head: bool
+) -> float:
     optimiser.zero_grad(set_to_none=True)
-    loss.backward()
+    if plain_head:
+        hidden = model.base_model(input_ids=tokens, use_cache=False).last_hidden_state[:, :-1]  # type: ignore[operator]
+        weight = model.get_output_embeddings().weight  # type: ignore[operator]
+        loss = _HeadLoss.apply(hidden.reshape(-1, hidden.shape[-1]), weight, tokens[:, 1:].reshape(-1))
+    else:
+        logits = model(input_ids=tokens, use_cache=False).logits[:, :-1]
+        loss = nn.functional.cross_entropy(logits.reshape(-1, logits.shape[-1]).float(), tokens[:, 1:].reshape(-1))
+    loss.backward()  # type: ignore[no-untyped-call]
     nn.utils.clip_grad_norm_(model.parameters(), clip)
     optimiser.step()
     return float(loss.detach())
+
+
+@torch.no_grad()
+def _has_plain_head(model: nn.Module, tokens: torch.Tensor) -> bool:
+    """Whether the logits are nothing but the last hidden state times the head's weight (no bias, scale or cap)."""
+    head = model.get_output_embeddings()  # type: ignore[operator]
+    if type(head) is not nn.Linear or head.bias is not None or tokens.device.type != "cpu":
+        return False
+    hidden = model.base_model(input_ids=tokens, use_cache=False).last_hidden_state  # type: ignore[operator]
+    logits = model(input_ids=tokens, use_cache=False).logits
+    return torch.equal(logits, head(hidden))
+
+
+class _HeadLoss(torch.autograd.Function):
+    """Mean cross-entropy of a linear head, in chunks of rows: the logits of a whole batch are never in memory.
+
+    The gradient is made in the forward pass, in place of the logits, so that each chunk is touched while it is in
+    the cache: on a CPU the large, ever newly mapped logits cost more than the arithmetic.
+    """
+
+    CHUNK_ELEMENTS = 1 << 21
+
+    @staticmethod
+    def forward(  # type: ignore[override]
+        ctx: Any, hidden: torch.Tensor, weight: torch.Tensor, target: torch.Tensor
+    ) -> torch.Tensor:
+        rows = max(1, _HeadLoss.CHUNK_ELEMENTS // weight.shape[0])
+        d_hidden, d_weight = torch.empty_like(hidden), torch.zeros_like(weight)
+        total = torch.zeros((), dtype=torch.float64)
+        for start in range(0, len(hidden), rows):
+            part, wanted = hidden[start : start + rows], target[start : start + rows, None]
+            logits = part @ weight.T
+            logits -= logits.amax(1, keepdim=True)
+            picked = logits.gather(1, wanted)
+            logits.exp_()
+            sums = logits.sum(1, keepdim=True)
+            total += (sums.log() - picked).double().sum()
+            logits /= sums
+            logits.scatter_add_(1, wanted, torch.full_like(picked, -1))
+            torch.mm(logits, weight, out=d_hidden[start : start + rows])
+            d_weight.addmm_(logits.T, part)
+        ctx.save_for_backward(d_hidden.div_(len(hidden)), d_weight.div_(len(hidden)))
+        return (total / len(hidden)).to(hidden.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, None]:  # type: ignore[override]
+        d_hidden, d_weight = ctx.saved_tensors
+        return d_hidden * grad, d_weight * grad, None
 
 
 def _save(
@@ -197,7 +258,9 @@ def _save(
             tensors[f"{moment}.{name}"] = value.detach().contiguous()
     with replacing_folder(work) as folder:
         save_file(tensors, folder / "state.safetensors")
-        write_text(folder / "state.json", json.dumps({"identity": identity, "step": step, "history": history}))
+        write_text(
+            folder / "state.json", json.dumps({"identity": identity, "step": step, "history": history})
+        )
 
 
 def _resume(
@@ -212,7 +275,11 @@ def _resume(
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             parameter.copy_(tensors[f"weight.{name}"])
-            moments = {m: tensors[f"{m}.{name}"] for m in ("step", "exp_avg", "exp_avg_sq") if f"{m}.{name}" in tensors}
+            moments = {
+                m: tensors[f"{m}.{name}"]
+                for m in ("step", "exp_avg", "exp_avg_sq")
+                if f"{m}.{name}" in tensors
+            }
             if moments:
                 optimiser.state[parameter] = {
                     m: v.clone() if m == "step" else v.to(parameter.device) for m, v in moments.items()
