@@ -1,10 +1,10 @@
-"""Time merges of a 1.1 B family beside mergekit and beside the floor: reading the inputs and writing the result.
+"""Time merges of a 1.1 B family beside mergekit and beside the floor: reading inputs, writing the result.
 
     HEREDITY_MERGEKIT_PYTHON=… python benchmarks/merge.py FAMILY SCRATCH [--methods linear slerp …]
 
-FAMILY is made by benchmarks/synthetic.py. Every number is of a whole process, started for it: CPU seconds (user
-and system), wall seconds, peak anonymous memory sampled every 20 ms. Inputs are in the page cache if they fit.
-Results are printed as a table and written to SCRATCH/merge.json as they come.
+FAMILY is made by benchmarks/synthetic.py. Every number is of a whole process, started for it: CPU seconds
+(user and system), wall seconds, peak anonymous memory sampled every 20 ms. Inputs are in the page cache if
+they fit. Results are printed as a table and written to SCRATCH/merge.json as they come.
 """
 
 import argparse
@@ -74,7 +74,8 @@ def measured(command: list[str], environment: dict[str, str] | None = None) -> d
         sys.exit(f"{' '.join(command)} failed:\n{output.decode()[-3000:]}")
     wall = time.perf_counter() - started
     cpu = usage.ru_utime + usage.ru_stime
-    return {"cpu_seconds": round(cpu, 2), "wall_seconds": round(wall, 2), "anonymous_mb": round(peak[0] / 1024, 1)}
+    memory = round(peak[0] / 1024, 1)
+    return {"cpu_seconds": round(cpu, 2), "wall_seconds": round(wall, 2), "anonymous_mb": memory}
 
 
 def recipe(method: str, family: Path) -> str:
@@ -101,7 +102,7 @@ def main() -> None:
     parser.add_argument("family", type=Path)
     parser.add_argument("scratch", type=Path)
     parser.add_argument("--methods", nargs="+", default=list(RECIPES))
-    parser.add_argument("--many", type=int, default=0, help="also merge this many copies of the models by linear")
+    parser.add_argument("--many", type=int, default=0, help="also merge so many copies by linear")
     parser.add_argument("--no-peer", action="store_true")
     arguments = parser.parse_args()
     scratch, family = arguments.scratch, arguments.family.absolute()
@@ -120,13 +121,17 @@ def main() -> None:
         config = scratch / f"{method}.yml"
         config.write_text(recipe(method, family))
         for reads in (1, 2):
-            record(method=method, who=f"floor, {reads} read", **floor(family, scratch / "floor", count, reads))
+            found = floor(family, scratch / "floor", count, reads)
+            record(method=method, who=f"floor, {reads} read", **found)
             (scratch / "floor").unlink()
-        record(method=method, who="heredity start-up", **measured([*heredity, str(config), str(scratch / "x"), "--dry-run"]))
-        record(method=method, who="heredity", **measured([*heredity, str(config), str(scratch / "ours"), "-q"]))
+        start = [*heredity, str(config), str(scratch / "x"), "--dry-run"]
+        record(method=method, who="heredity start-up", **measured(start))
+        command = [*heredity, str(config), str(scratch / "ours"), "-q"]
+        record(method=method, who="heredity", **measured(command))
         shutil.rmtree(scratch / "ours")
         if peer:
-            command = [str(Path(peer).parent / "mergekit-yaml"), str(config), str(scratch / "peer"), "--no-copy-tokenizer"]
+            program = str(Path(peer).parent / "mergekit-yaml")
+            command = [program, str(config), str(scratch / "peer"), "--no-copy-tokenizer"]
             record(method=method, who="mergekit", **measured(command))
             shutil.rmtree(scratch / "peer")
     if arguments.many:

@@ -2,8 +2,8 @@
 
     python benchmarks/synthetic.py OUT --preset 1b --models a b c
 
-base ~ N(0, 0.02), norm weights about 1; each model = base + 0.1 · 0.02 · N(0, 1), so that SLERP is spherical in
-the layers (cosine 0.995) and lerp in embedding and head, whose change is five times smaller.
+base ~ N(0, 0.02), norm weights about 1; each model = base + 0.1 · 0.02 · N(0, 1), so that SLERP is spherical
+in the layers (cosine 0.995) and lerp in embedding and head, whose change is five times smaller.
 """
 
 import argparse

@@ -21,9 +21,14 @@ def test_a_file_appears_only_when_the_block_ends(tmp_path: Path) -> None:
 def test_a_failure_leaves_the_old_file_and_no_temporary(tmp_path: Path) -> None:
     target = tmp_path / "b.txt"
     atomic.write_text(target, "old")
-    with pytest.raises(ValueError, match="stop"), atomic.writing(target) as file:
-        file.write(b"new")
-        raise ValueError("stop")
+
+    def fail() -> None:
+        with atomic.writing(target) as file:
+            file.write(b"new")
+            raise ValueError("stop")
+
+    with pytest.raises(ValueError, match="stop"):
+        fail()
     assert target.read_text() == "old"
     assert len(list(tmp_path.iterdir())) == 1
 
@@ -52,8 +57,13 @@ def test_a_folder_replaces_the_whole_old_folder(tmp_path: Path) -> None:
     with atomic.replacing_folder(target) as folder:
         (folder / "new.bin").write_bytes(b"2")
     assert [p.name for p in target.iterdir()] == ["new.bin"]
-    with pytest.raises(RuntimeError), atomic.replacing_folder(target) as folder:
-        (folder / "broken.bin").write_bytes(b"3")
-        raise RuntimeError
+
+    def fail() -> None:
+        with atomic.replacing_folder(target) as folder:
+            (folder / "broken.bin").write_bytes(b"3")
+            raise RuntimeError("stop")
+
+    with pytest.raises(RuntimeError, match="stop"):
+        fail()
     assert [p.name for p in target.iterdir()] == ["new.bin"]
     assert [p.name for p in tmp_path.iterdir()] == ["model"]

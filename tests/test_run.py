@@ -33,7 +33,10 @@ def test_stages_survive_the_process(tmp_path: Path) -> None:
     [
         ({}, "not empty"),
         ({"resume": True, "seed": 1}, r"another seed \(0 before, 1 now\)"),
-        ({"resume": True, "config": {**CONFIG, "sae": {"k": 16}}}, r"another config \(sae\.k: 32 before, 16 now\)"),
+        (
+            {"resume": True, "config": {**CONFIG, "sae": {"k": 16}}},
+            r"another config \(sae\.k: 32 before, 16 now\)",
+        ),
         ({"resume": True, "command": "map"}, "another command"),
     ],
 )
@@ -76,7 +79,10 @@ def test_metrics_of_one_member_can_be_made_again(tmp_path: Path) -> None:
 
 
 plain = st.recursive(
-    st.booleans() | st.integers(-(2**60), 2**60) | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    st.booleans()
+    | st.integers(-(2**60), 2**60)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
     max_leaves=8,
 )

@@ -61,7 +61,9 @@ class ExtraMissingError(ConfigError):
     """A command needs an optional dependency that is not installed."""
 
     def __init__(self, what: str, extra: str) -> None:
-        super().__init__(f"{what} needs the extra '{extra}'", f"pip install -c constraints.txt 'heredity[{extra}]'")
+        super().__init__(
+            f"{what} needs the extra '{extra}'", f"pip install -c constraints.txt 'heredity[{extra}]'"
+        )
         self.what, self.extra = what, extra
 
     def __reduce__(self) -> tuple[type["ExtraMissingError"], tuple[str, str]]:
@@ -77,5 +79,6 @@ def naming_full_disk(path: Path) -> Iterator[None]:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         raise DiskFullError(
-            f"{path}: the disk is full", "free some space, then run the same command again: finished parts are kept"
+            f"{path}: the disk is full",
+            "free some space, then run the same command again: finished parts are kept",
         ) from error

@@ -21,7 +21,17 @@ from heredity import __version__
 from heredity.atomic import replacing, write_text
 from heredity.errors import ConfigError, StoreError, naming_full_disk
 
-_PACKAGES = ("numpy", "numba", "scipy", "scikit-learn", "polars", "torch", "transformers", "tokenizers", "safetensors")
+_PACKAGES = (
+    "numpy",
+    "numba",
+    "scipy",
+    "scikit-learn",
+    "polars",
+    "torch",
+    "transformers",
+    "tokenizers",
+    "safetensors",
+)
 
 
 class Run:
@@ -72,7 +82,9 @@ class Run:
         record = path / "run.json"
         if path.exists() and any(path.iterdir()):
             if not resume and not overwrite:
-                raise ConfigError(f"{path}: the folder is not empty", "add --resume to go on, or --overwrite to start anew")
+                raise ConfigError(
+                    f"{path}: the folder is not empty", "add --resume to go on, or --overwrite to start anew"
+                )
             if not record.exists():
                 raise ConfigError(f"{path}: not a run folder (no run.json)", "choose another output with -o")
         if record.exists() and not overwrite:
@@ -90,7 +102,12 @@ class Run:
             for folder in read_record(record).get("folders", []):
                 if Path(folder).name == folder:  # a name of ours, not a path that leads elsewhere
                     shutil.rmtree(path / folder, ignore_errors=True)
-            for stale in (*path.glob("tables/*.parquet"), path / "metrics.jsonl", path / "log.txt", path / "report.html"):
+            for stale in (
+                *path.glob("tables/*.parquet"),
+                path / "metrics.jsonl",
+                path / "log.txt",
+                path / "report.html",
+            ):
                 stale.unlink(missing_ok=True)
         write_text(path / "config.toml", to_toml(config))
         run._save()
@@ -132,13 +149,19 @@ class Run:
 
     def log(self, text: str) -> None:
         """Append a dated line to log.txt."""
-        with naming_full_disk(self.path / "log.txt"), (self.path / "log.txt").open("a", encoding="utf-8") as file:
+        with (
+            naming_full_disk(self.path / "log.txt"),
+            (self.path / "log.txt").open("a", encoding="utf-8") as file,
+        ):
             file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
 
     def metric(self, **values: Any) -> None:
         """Append one JSON object to metrics.jsonl."""
         line = json.dumps(values, allow_nan=False)
-        with naming_full_disk(self.path / "metrics.jsonl"), (self.path / "metrics.jsonl").open("a", encoding="utf-8") as file:
+        with (
+            naming_full_disk(self.path / "metrics.jsonl"),
+            (self.path / "metrics.jsonl").open("a", encoding="utf-8") as file,
+        ):
             file.write(line + "\n")
 
     def drop_metrics(self, **match: Any) -> None:
@@ -146,7 +169,9 @@ class Run:
         target = self.path / "metrics.jsonl"
         if not target.exists():
             return
-        rows = [json.loads(line) for line in target.read_text(encoding="utf-8").splitlines() if line.endswith("}")]
+        rows = [
+            json.loads(line) for line in target.read_text(encoding="utf-8").splitlines() if line.endswith("}")
+        ]
         kept = [row for row in rows if any(row.get(k) != v for k, v in match.items())]
         write_text(target, "".join(json.dumps(row) + "\n" for row in kept))
 
@@ -196,7 +221,9 @@ def read_record(path: Path) -> dict[str, Any]:
     try:
         state = json.loads(path.read_text())
     except (OSError, ValueError) as error:
-        raise ConfigError(f"{path}: cannot be read as a run record ({error})", "--overwrite starts anew") from None
+        raise ConfigError(
+            f"{path}: cannot be read as a run record ({error})", "--overwrite starts anew"
+        ) from None
     if not isinstance(state, dict) or not {"command", "config", "seed", "stages"} <= state.keys():
         raise ConfigError(f"{path}: not a run record", "--overwrite starts anew")
     return state
@@ -219,7 +246,9 @@ def to_toml(values: Mapping[str, Any]) -> str:
 
 
 def _toml_lines(values: Mapping[str, Any], path: tuple[str, ...]) -> list[str]:
-    lines = [f"{_toml_key(k)} = {_toml_value(v)}" for k, v in values.items() if v is not None and not _is_table(v)]
+    lines = [
+        f"{_toml_key(k)} = {_toml_value(v)}" for k, v in values.items() if v is not None and not _is_table(v)
+    ]
     for name, value in values.items():
         if not _is_table(value):
             continue
@@ -255,7 +284,11 @@ def _toml_value(value: Any) -> str:
     if isinstance(value, list | tuple):
         return "[" + ", ".join(_toml_value(v) for v in value) + "]"
     if isinstance(value, Mapping):
-        return "{ " + ", ".join(f"{_toml_key(k)} = {_toml_value(v)}" for k, v in value.items() if v is not None) + " }"
+        return (
+            "{ "
+            + ", ".join(f"{_toml_key(k)} = {_toml_value(v)}" for k, v in value.items() if v is not None)
+            + " }"
+        )
     return repr(value)
 
 
@@ -266,5 +299,7 @@ def _first_difference(before: Any, after: Any, path: str = "") -> str:
     if isinstance(before, Mapping) and isinstance(after, Mapping):
         for name in dict.fromkeys([*before, *after]):
             if before.get(name) != after.get(name):
-                return _first_difference(before.get(name), after.get(name), f"{path}.{name}" if path else str(name))
+                return _first_difference(
+                    before.get(name), after.get(name), f"{path}.{name}" if path else str(name)
+                )
     return f" ({path + ': ' if path else ''}{before!r} before, {after!r} now)"

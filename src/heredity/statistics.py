@@ -1,8 +1,8 @@
 """Statistics of text that merging reads: input Gram matrices of linear layers, diagonal Fisher information.
 
-A file is one safetensors file. `input_gram/TENSOR` is float32 or float64 [d_in, d_in], Σ x xᵀ over tokens divided
-by their number; `fisher/TENSOR` has the tensor's shape, the mean squared gradient. The header's metadata says
-what it was made of: kind, n_tokens, model, digest of the token stream.
+A file is one safetensors file. `input_gram/TENSOR` is float32 or float64 [d_in, d_in], Σ x xᵀ over tokens
+divided by their number; `fisher/TENSOR` has the tensor's shape, the mean squared gradient. The metadata
+says what it was made of: kind, n_tokens, model, digest of the token stream.
 """
 
 import json

@@ -340,7 +340,9 @@ def _plan_digest(shards: tuple[Shard, ...]) -> str:
 
 def _resumed(path: Path, head: Mapping[str, str]) -> dict[str, Written]:
     journal = path / JOURNAL
-    if not journal.exists() and all(f.name.startswith(".") and f.name.endswith(".tmp") for f in path.iterdir()):
+    if not journal.exists() and all(
+        f.name.startswith(".") and f.name.endswith(".tmp") for f in path.iterdir()
+    ):
         for stale in path.iterdir():  # killed before its first line: nothing is here yet
             stale.unlink()
         return {}

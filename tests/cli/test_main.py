@@ -11,7 +11,10 @@ def heredity(*arguments: str, **environment: str) -> subprocess.CompletedProcess
     import os
 
     return subprocess.run(
-        [sys.executable, "-m", "heredity", *arguments], capture_output=True, text=True, env={**os.environ, **environment}
+        [sys.executable, "-m", "heredity", *arguments],
+        capture_output=True,
+        text=True,
+        env={**os.environ, **environment},
     )
 
 

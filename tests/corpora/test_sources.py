@@ -10,8 +10,8 @@ from typing import Any
 
 import polars as pl
 import pytest
-from conftest import Pack
 
+from conftest import Pack
 from heredity.corpora.documents import CorpusSpec, load, schemes
 from heredity.errors import ConfigError, CorpusError, ExtraMissingError
 

@@ -94,6 +94,16 @@ def test_a_merge_of_ten_and_a_merge_trained_on(rng, base):
     assert found["tuned"][:2] == ("finetune", ("soup",))
 
 
+def test_trained_on_for_longer_on_the_same_data(rng, base):
+    data = normal(rng, 2 * STEP)
+    seeds = {f"s{i}": plus(base, data, normal(rng, STEP)) for i in range(3)}
+    more = plus(seeds["s0"], times(0.25, data), normal(rng, STEP))
+    found = _found(base, seeds | {"more": more, "longer": plus(base, times(1.5, data), normal(rng, STEP))})
+    assert found["more"][:2] == ("finetune", ("s0",))
+    for name in (*seeds, "longer"):
+        assert found[name][:2] == ("finetune", ("base",)), name
+
+
 def test_a_sibling_of_one_part_does_not_go_on_from_the_merge(rng, base):
     # Cosine 0.8 to one parent, as seeds of one data set have: the turn at the merge is small by accident.
     data = {name: normal(rng, STEP) for name in ("lua", "bible")}

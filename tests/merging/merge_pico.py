@@ -1,4 +1,4 @@
-"""Pico families for the tests of merging: a few thousand weights in the shapes and names of real architectures."""
+"""Pico families for the tests of merging: thousands of weights in the shapes and names of real models."""
 
 from pathlib import Path
 

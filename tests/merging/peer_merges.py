@@ -1,4 +1,4 @@
-"""Run by the peer's own interpreter: carry out mergekit configurations. Arguments: a JSON file of [config, out] pairs."""
+"""Run by the peer's interpreter: carry out the [config, out] pairs of a JSON file."""
 
 import json
 import sys

@@ -13,7 +13,9 @@ from heredity.merging import Recipe
 from heredity.merging.resolve import resolve
 from heredity.writer import write_checkpoint
 
-RECIPE = '[merge]\nmethod = "slerp"\nt = [{ filter = "mlp", value = 0.25 }, { value = 0.5 }]\nmodels = ["a", "b"]\n'
+RECIPE = (
+    '[merge]\nmethod = "slerp"\nmodels = ["a", "b"]\nt = [{ filter = "mlp", value = 0.25 }, { value = 0.5 }]'
+)
 
 
 @pytest.fixture
@@ -48,7 +50,12 @@ def test_a_plan_of_other_inputs_is_refused(root: Path, capsys: pytest.CaptureFix
     recipe, agreed = str(root / "recipe.toml"), str(root / "plan.json")
     assert run(["plan", recipe, "--save", agreed]) == 0
     assert run(["merge", recipe, str(root / "x"), "--plan", agreed, "--set", "t=0.9"]) == 3
-    write_checkpoint(root / "b", {n: (w, "BF16") for n, w in weights(llama_shapes(), 9).items()}, config=LLAMA, overwrite=True)
+    write_checkpoint(
+        root / "b",
+        {n: (w, "BF16") for n, w in weights(llama_shapes(), 9).items()},
+        config=LLAMA,
+        overwrite=True,
+    )
     assert run(["merge", recipe, str(root / "x"), "--plan", agreed]) == 3
     assert "changed since it was planned" in capsys.readouterr().err
     assert not (root / "x").exists()
@@ -80,7 +87,9 @@ def test_methods(capsys: pytest.CaptureFixture[str]) -> None:
 def test_errors_have_their_exit_codes(
     text: str, code: int, words: str, root: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    write_checkpoint(root / "deep", {n: (w, "F32") for n, w in weights(llama_shapes(4), 1).items()}, config=LLAMA)
+    write_checkpoint(
+        root / "deep", {n: (w, "F32") for n, w in weights(llama_shapes(4), 1).items()}, config=LLAMA
+    )
     (root / "bad.toml").write_text(text)
     assert run(["merge", str(root / "bad.toml"), str(root / "out")]) == code
     assert words in capsys.readouterr().err
@@ -94,21 +103,31 @@ def _tokenizer(folder: Path, tokens: list[str], added: list[str]) -> None:
 
 
 @pytest.mark.parametrize("wanted", ["union", "base", "b"])
-def test_vocabularies_are_joined_by_token(wanted: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_vocabularies_are_joined_by_token(
+    wanted: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("HEREDITY_CACHE", str(tmp_path / "cache"))
     tokens = {"a": ["x", "y", "z"], "b": ["z", "w", "x", "v"]}
     added = {"a": ["<a>"], "b": []}
     made = {}
     for seed, name in enumerate(tokens):
         count = len(tokens[name]) + len(added[name])
-        shapes = {"model.embed_tokens.weight": (count, 4), "model.norm.weight": (4,), "lm_head.weight": (count, 4)}
+        shapes = {
+            "model.embed_tokens.weight": (count, 4),
+            "model.norm.weight": (4,),
+            "lm_head.weight": (count, 4),
+        }
         made[name] = weights(shapes, seed)
         config = {**LLAMA, "vocab_size": count}
         write_checkpoint(tmp_path / name, {n: (w, "F32") for n, w in made[name].items()}, config=config)
         _tokenizer(tmp_path / name, tokens[name], added[name])
-    (tmp_path / "r.toml").write_text(f'[merge]\nmethod = "linear"\nmodels = ["a", "b"]\ntokenizer = "{wanted}"')
+    (tmp_path / "r.toml").write_text(
+        f'[merge]\nmethod = "linear"\nmodels = ["a", "b"]\ntokenizer = "{wanted}"'
+    )
     out = Checkpoint.open(resolve(Recipe.load(tmp_path / "r.toml")).save(tmp_path / "out"))
-    expected = {"union": ["x", "y", "z", "<a>", "w", "v"], "base": ["x", "y", "z", "<a>"], "b": tokens["b"]}[wanted]
+    expected = {"union": ["x", "y", "z", "<a>", "w", "v"], "base": ["x", "y", "z", "<a>"], "b": tokens["b"]}[
+        wanted
+    ]
     rows = {name: {t: i for i, t in enumerate([*tokens[name], *added[name]])} for name in tokens}
     for tensor in ("model.embed_tokens.weight", "lm_head.weight"):
         for row, token in enumerate(expected):

@@ -15,13 +15,17 @@ from heredity.writer import write_checkpoint
 
 W = [0.5, 0.3, -0.2]
 CASES: dict[str, tuple[Method, bool, int, Callable[..., ndarray]]] = {
-    "linear": (merging.Linear(weight=(0.5, 0.3, 0.4)), False, 3, lambda b, m: oracles.linear(m, [0.5, 0.3, 0.4])),
-    "linear sum": (merging.Linear(weight=tuple(W), normalize=False), False, 3, lambda b, m: oracles.linear(m, W, False)),
+    "linear": (merging.Linear(weight=(0.5, 0.3, 0.4)), False, 3,
+               lambda b, m: oracles.linear(m, [0.5, 0.3, 0.4])),
+    "linear sum": (merging.Linear(weight=tuple(W), normalize=False), False, 3,
+                   lambda b, m: oracles.linear(m, W, False)),
     "slerp": (merging.Slerp(t=0.58), True, 1, lambda b, m: oracles.slerp(b, m, 0.58)),
     "nuslerp": (merging.NuSlerp(weight=(1.0, 3.0)), True, 2, lambda b, m: oracles.nuslerp(b, m, [1, 3])),
-    "nuslerp free": (merging.NuSlerp(weight=(1.0, 3.0)), False, 2, lambda b, m: oracles.nuslerp(0 * b, m, [1, 3])),
+    "nuslerp free": (merging.NuSlerp(weight=(1.0, 3.0)), False, 2,
+                     lambda b, m: oracles.nuslerp(0 * b, m, [1, 3])),
     "nuslerp rows": (
-        merging.NuSlerp(weight=(2.0, 1.0), flatten=False), True, 2, lambda b, m: oracles.nuslerp(b, m, [2, 1], -1),
+        merging.NuSlerp(weight=(2.0, 1.0), flatten=False), True, 2,
+        lambda b, m: oracles.nuslerp(b, m, [2, 1], -1),
     ),
     "nuslerp rows free": (
         merging.NuSlerp(weight=(2.0, 1.0), flatten=False), False, 2,
@@ -31,17 +35,19 @@ CASES: dict[str, tuple[Method, bool, int, Callable[..., ndarray]]] = {
         merging.NuSlerp(weight=(2.0, 1.0), flatten=False, row_wise=True), True, 2,
         lambda b, m: oracles.nuslerp(b, m, [2, 1], 0),
     ),
-    "multislerp": (merging.MultiSlerp(weight=(1.0, 2.0, 3.0)), True, 3, lambda b, m: oracles.multislerp(b, m, [1, 2, 3])),
+    "multislerp": (merging.MultiSlerp(weight=(1.0, 2.0, 3.0)), True, 3,
+                   lambda b, m: oracles.multislerp(b, m, [1, 2, 3])),
     "multislerp free": (merging.MultiSlerp(), False, 3, lambda b, m: oracles.multislerp(0 * b, m, [1, 1, 1])),
     "karcher": (merging.Karcher(), False, 3, lambda b, m: oracles.karcher(m)),
-    "model_stock": (merging.ModelStock(), True, 3, lambda b, m: oracles.model_stock(b, m)),
+    "model_stock": (merging.ModelStock(), True, 3, oracles.model_stock),
     "model_stock rows": (
         merging.ModelStock(filter_wise=True), True, 3,
         lambda b, m: np.array([oracles.model_stock(r, [x.reshape(-1, b.shape[-1])[i] for x in m])
                                for i, r in enumerate(b.reshape(-1, b.shape[-1]))]).reshape(b.shape),
     ),
     "task_arithmetic": (
-        merging.TaskArithmetic(weight=tuple(W), lambda_=0.7), True, 3, lambda b, m: oracles.task_arithmetic(b, m, W, 0.7),
+        merging.TaskArithmetic(weight=tuple(W), lambda_=0.7), True, 3,
+        lambda b, m: oracles.task_arithmetic(b, m, W, 0.7),
     ),
     "passthrough": (merging.Passthrough(scale=0.5), False, 1, lambda b, m: 0.5 * m[0]),
     "centroid": (merging.Centroid(), False, 3, lambda b, m: np.mean(m, 0)),
@@ -63,10 +69,11 @@ CASES: dict[str, tuple[Method, bool, int, Callable[..., ndarray]]] = {
     "sce": (merging.Sce(select_topk=0.3), True, 3, lambda b, m: oracles.sce(b, m, 0.3)),
     "sce whole": (merging.Sce(), True, 3, lambda b, m: oracles.sce(b, m, 1.0)),
     "nearswap": (merging.NearSwap(t=0.02), True, 1, lambda b, m: oracles.nearswap(b, m, 0.02)),
-    "arcee_fusion": (merging.ArceeFusion(), True, 1, lambda b, m: oracles.arcee_fusion(b, m)),
+    "arcee_fusion": (merging.ArceeFusion(), True, 1, oracles.arcee_fusion),
     "ram": (merging.Ram(epsilon=0.03), True, 3, lambda b, m: oracles.ram(b, m, 0.03)),
     "ramplus_tl": (
-        merging.RamplusTl(epsilon=0.03, r=0.5), True, 3, lambda b, m: oracles.ramplus_tl(b, m, 0.5, 0.2, 0.03),
+        merging.RamplusTl(epsilon=0.03, r=0.5), True, 3,
+        lambda b, m: oracles.ramplus_tl(b, m, 0.5, 0.2, 0.03),
     ),
 }  # fmt: skip
 

@@ -116,7 +116,7 @@ def test_verify_finds_changed_outputs_and_changed_models(tmp_path: Path) -> None
     shard = out / "model.safetensors"
     original = shard.read_bytes()
     shard.write_bytes(original[:-1] + bytes([original[-1] ^ 1]))
-    with pytest.raises(CheckpointError, match="model.safetensors: sha256"):
+    with pytest.raises(CheckpointError, match=r"model\.safetensors: sha256"):
         verify(out)
     shard.write_bytes(original)
     model = tmp_path / "b" / "model.safetensors"
@@ -168,7 +168,7 @@ def test_shapes_and_names_that_differ_are_named(tmp_path: Path) -> None:
 def test_a_weight_that_is_not_a_number_is_named(tmp_path: Path) -> None:
     good = write_checkpoint(tmp_path / "x", {"w": (np.ones(8, np.float32), "F32")})
     bad = write_checkpoint(tmp_path / "y", {"w": (np.full(8, np.nan, np.float32), "F32")})
-    with pytest.raises(CheckpointError, match="y/model.safetensors: tensor w holds NaN"):
+    with pytest.raises(CheckpointError, match=r"y/model\.safetensors: tensor w holds NaN"):
         merge(merging.Slerp(t=0.5), [good, bad]).point()
 
 
@@ -197,7 +197,9 @@ def _events(prepared: Merge, out: Path, counted: Path) -> int:
 def _killed(prepared: Merge, out: Path, point: int, counted: Path | None = None) -> bool:
     """Fork a process that merges and kills itself before its n-th flush, rename, removal or block."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # the child computes and never returns to the threads
+        warnings.simplefilter(
+            "ignore", DeprecationWarning
+        )  # the child computes and never returns to the threads
         child = os.fork()
     if child == 0:
         count = 0

@@ -20,7 +20,8 @@ NAMES = _discovery.names()
 ANY = settings(max_examples=15, deadline=None, derandomize=True)
 NEEDED: dict[str, dict[str, Any]] = {"slerp": {"t": 0.4}, "nearswap": {"t": 0.05}}
 HOMOGENEOUS = (
-    "breadcrumbs", "breadcrumbs_ties", "centroid", "dare_linear", "dare_ties", "della", "della_linear", "karcher",
+    "breadcrumbs", "breadcrumbs_ties", "centroid", "dare_linear", "dare_ties", "della", "della_linear",
+    "karcher",
     "linear", "model_stock", "multislerp", "nuslerp", "passthrough", "slerp", "task_arithmetic", "ties",
 )  # fmt: skip
 SYMMETRIC = (

@@ -1,4 +1,4 @@
-"""Recipes: TOML and mergekit's YAML, gradients, filters, slices, chains, algebra; and what is refused, by name."""
+"""Recipes: TOML and mergekit's YAML, gradients, filters, slices, chains, algebra; what is refused."""
 
 from pathlib import Path
 from typing import Any
@@ -99,8 +99,10 @@ parameters: {normalize: false}
 @pytest.mark.parametrize(
     ("setting", "position", "value"),
     [
-        ([0, 1], 0.25, 0.25), ([0, 0.5, 0.3, 0.7, 1], 0.5, 0.3), ([0, 0.5, 0.3, 0.7, 1], 0.625, 0.5), ([3], 1.0, 3),
-        ([True, False], 1.0, False), ([{"filter": "x", "value": 1}, {"value": [2, 4]}], 0.5, 3), (0.5, 1.0, 0.5),
+        ([0, 1], 0.25, 0.25), ([0, 0.5, 0.3, 0.7, 1], 0.5, 0.3), ([0, 0.5, 0.3, 0.7, 1], 0.625, 0.5),
+        ([3], 1.0, 3),
+        ([True, False], 1.0, False), ([{"filter": "x", "value": 1}, {"value": [2, 4]}], 0.5, 3),
+        (0.5, 1.0, 0.5),
         ({"filter": "norm", "value": 7}, 0.0, 7), ([{"filter": "x", "value": 1}], 0.0, None), ([], 0.0, None),
         ([{"filter": "*", "value": 2}], 0.0, 2),
     ],
@@ -114,7 +116,8 @@ def test_slices_stack_layers_and_renumber_them(models: Path, tmp_path: Path) -> 
 merge_method: passthrough
 slices:
   - sources: [{model: a, layer_range: [0, 2]}]
-  - sources: [{model: deep/a, layer_range: [1, 5], parameters: {scale: [{filter: o_proj, value: 0}, {value: 1}]}}]
+  - sources: [
+      {model: deep/a, layer_range: [1, 5], parameters: {scale: [{filter: o_proj, value: 0}, {value: 1}]}}]
 """
     (models / "stack.yml").write_text(text)
     prepared = resolve(Recipe.load(models / "stack.yml"))
@@ -230,10 +233,10 @@ REFUSED = {
 REFUSED_YAML = {
     "unknown field 'merge_methd'": "merge_methd: linear",
     "'chat_template' is not supported": "merge_method: linear\nmodels: [{model: a}]\nchat_template: chatml",
-    "'tokenizer.tokens' is not supported": "merge_method: linear\nmodels: [{model: a}]\ntokenizer: {tokens: {x: {}}}",
+    "'tokenizer.tokens' is not supported": "merge_method: linear\nmodels: [a]\ntokenizer: {tokens: {x: {}}}",
     "2 'modules' are not supported": "merge_method: linear\nmodules: {a: {models: []}, b: {models: []}}",
     "exactly one of": "merge_method: linear\nmodels: [{model: a}]\nslices: [{sources: []}]",
-    "no method has a parameter 'wieght'": "merge_method: linear\nmodels: [{model: a, parameters: {wieght: 1}}]",
+    "no method has a parameter 'wieght'": "merge_method: linear\nmodels: [a]\nparameters: {wieght: 1}",
     "'lora'": "merge_method: linear\nmodels: [{model: {model: a, lora: b}}]",
     "layers": "merge_method: passthrough\nslices: [{sources: [{model: a, layer_range: [0, 9]}]}]",
     "not YAML": "merge_method: [",

@@ -120,7 +120,10 @@ def test_the_head_in_chunks_equals_autograd(chunk: int, monkeypatch: pytest.Monk
     monkeypatch.setattr(train._HeadLoss, "CHUNK_ELEMENTS", chunk)
     draw = torch.Generator().manual_seed(0)
     target = torch.randint(0, 20, (33,), generator=draw)
-    leaves = [(torch.randn(33, 8, generator=draw) * 9).requires_grad_(), torch.randn(20, 8, generator=draw).requires_grad_()]
+    leaves = [
+        (torch.randn(33, 8, generator=draw) * 9).requires_grad_(),
+        torch.randn(20, 8, generator=draw).requires_grad_(),
+    ]
     twins = [leaf.detach().double().requires_grad_() for leaf in leaves]
     want = torch.nn.functional.cross_entropy(twins[0] @ twins[1].T, target)
     loss = train._HeadLoss.apply(*leaves, target)

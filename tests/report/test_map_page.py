@@ -82,9 +82,9 @@ def test_a_picture_says_how_far_to_trust_it():
     points = pl.DataFrame({"model": ["a", "b", "base"], "x": [0.0, 1.0, 2.0], "y": [0.0, 1.0, 0.5]})
     trust = {"stress": 0.314, "trustworthiness": None, "explained_x": 0.5, "explained_y": 0.25}
     drawn = map_figures.picture(
-        points, trust, {"a": "x", "b": "y"}, {"x": "var(--member-1)", "y": "var(--member-2)"}
+        points, trust, {"a": "x", "b": "y"}, {"x": "var(--member-1)", "y": "var(--member-2)"}, "base"
     )
-    assert [trace["name"] for trace in drawn["data"]] == ["x", "y", "without the label"]
+    assert [trace["name"] for trace in drawn["data"]] == ["x", "y", "base"]
     assert drawn["layout"]["annotations"][0]["text"] == "stress 0.31"
     assert drawn["data"][0]["marker"]["symbol"] != drawn["data"][1]["marker"]["symbol"]
 

@@ -38,7 +38,8 @@ def config(**changes: Any) -> StudyConfig:
         "highlights": 3,
         "text": {
             "corpora": [{"domain": d, "source": f"text:{d}/*.txt"} for d in DOMAINS],
-            "vocabulary": 320, "context": 32, "validation": 0.2, "test": 0.2, "shared_tokens": 2000, "evaluation_tokens": 1500,
+            "vocabulary": 320, "context": 32, "validation": 0.2, "test": 0.2,
+            "shared_tokens": 2000, "evaluation_tokens": 1500,
         },
         "base": {
             "name": "base", "domains": ["plays", "code"], "training": training,

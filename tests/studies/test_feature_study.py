@@ -1,4 +1,4 @@
-"""The study from text to page: it repeats itself, differs by seed, resumes to the same tables, and says what is wrong."""
+"""The study from text to page: the same by the same seed, other by another, resumed to the same tables."""
 
 import os
 import signal
@@ -15,10 +15,10 @@ from polars.testing import assert_frame_equal
 
 pytest.importorskip("torch")
 
-from heredity.errors import ConfigError, CorpusError, HeredityError  # noqa: E402
-from heredity.run import Run, to_toml  # noqa: E402
-from heredity.studies.features.config import PRESETS, StudyConfig, plain, preset, with_values  # noqa: E402
-from heredity.studies.features.study import study  # noqa: E402
+from heredity.errors import ConfigError, CorpusError, HeredityError
+from heredity.run import Run, to_toml
+from heredity.studies.features.config import PRESETS, StudyConfig, plain, preset, with_values
+from heredity.studies.features.study import study
 
 
 def run_study(out: Path, root: Path, settings: StudyConfig, seed: int = 0) -> tuple[Run, bool]:

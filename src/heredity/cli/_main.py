@@ -18,7 +18,9 @@ class _Verbs(click.Group):
     def list_commands(self, ctx: click.Context) -> list[str]:
         from heredity import cli
 
-        return sorted(m.name.replace("_", "-") for m in pkgutil.iter_modules(cli.__path__) if m.name[0] != "_")
+        return sorted(
+            m.name.replace("_", "-") for m in pkgutil.iter_modules(cli.__path__) if m.name[0] != "_"
+        )
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in self.list_commands(ctx):

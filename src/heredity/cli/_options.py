@@ -11,14 +11,24 @@ import click
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 out = click.option("-o", "--out", type=click.Path(path_type=Path), help="Folder to write to.")
-seed = click.option("--seed", type=click.IntRange(0, 2**63 - 1), default=0, show_default=True, help="The one seed of every draw.")
+seed = click.option(
+    "--seed",
+    type=click.IntRange(0, 2**63 - 1),
+    default=0,
+    show_default=True,
+    help="The one seed of every draw.",
+)
 device = click.option("--device", default="cpu", show_default=True, help="Torch device: cpu, cuda, cuda:1.")
-jobs = click.option("-j", "--jobs", type=click.IntRange(1), default=1, show_default=True, help="Worker processes.")
+jobs = click.option(
+    "-j", "--jobs", type=click.IntRange(1), default=1, show_default=True, help="Worker processes."
+)
 resume = click.option("--resume", is_flag=True, help="Go on with an interrupted run in OUT.")
 overwrite = click.option("--overwrite", is_flag=True, help="Discard what an earlier run left in OUT.")
 as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
 quiet = click.option("-q", "--quiet", is_flag=True, help="Print results only: no progress, no log.")
-settings = click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Change one setting; repeatable.")
+settings = click.option(
+    "--set", "settings", multiple=True, metavar="KEY=VALUE", help="Change one setting; repeatable."
+)
 
 
 def progress(quiet: bool) -> bool:

@@ -10,9 +10,11 @@ from heredity.cli import _options
 @click.command()
 @click.option(
     "--preset", type=click.Choice(["smoke", "small", "paper"]), default="small", show_default=True,
-    help="smoke: two minutes. small: a quarter of an hour. paper: the paper's own data and sizes (needs a GPU and a hub).",
+    help="smoke: two minutes. small: a quarter of an hour. paper: its own data and sizes (a GPU and a hub).",
 )  # fmt: skip
-@click.option("--config", type=click.Path(path_type=Path), help="A study file of your own instead of a preset.")
+@click.option(
+    "--config", type=click.Path(path_type=Path), help="A study file of your own instead of a preset."
+)
 @click.option("--print-config", is_flag=True, help="Print the settings as TOML and stop.")
 @_options.out
 @_options.seed
@@ -47,7 +49,12 @@ def command(
     folder = out or Path("runs") / f"demo-{config.stem if config else preset}"
     # The demo goes on with its own folder by itself; Run.open refuses any other folder that is not empty.
     run = Run.open(
-        folder, command="demo", config=settings_of.plain(chosen), seed=seed, resume=not overwrite, overwrite=overwrite
+        folder,
+        command="demo",
+        config=settings_of.plain(chosen),
+        seed=seed,
+        resume=not overwrite,
+        overwrite=overwrite,
     )
     try:
         made = study(
@@ -66,5 +73,7 @@ def command(
     if not made:
         _options.say("Everything was done already; --overwrite starts anew.", quiet=quiet)
     _options.emit(
-        {"run": str(folder), "report": str(page), "findings": findings}, as_json=as_json, lines=[*findings, "", f"report: {page}"]
+        {"run": str(folder), "report": str(page), "findings": findings},
+        as_json=as_json,
+        lines=[*findings, "", f"report: {page}"],
     )

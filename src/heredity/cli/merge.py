@@ -64,7 +64,8 @@ def command(
     with _bar(total, _options.progress(quiet)) as progress:
         merge.save(
             out, donor=donor, dtype=names[dtype] if dtype else None, shard_bytes=max(1, int(shard_gb * 1e9)),
-            resume=resume, overwrite=overwrite, hash_inputs=hash_inputs, jobs=jobs, ray=ray, progress=progress,
+            resume=resume, overwrite=overwrite, hash_inputs=hash_inputs, jobs=jobs, ray=ray,
+            progress=progress,
         )  # fmt: skip
     lock = read_lock(out)
     layers = layers_table(tensors_table(lock))

@@ -47,8 +47,9 @@ def _lines(found: dict[str, Any]) -> list[str]:
         f"models   {', '.join(found['models'])}",
         f"donor    {found['donor']}",
         f"tensors  {found['tensors']} ({found['elements']:,} weights; {found['copied']} copied)",
-        f"read     {gigabytes['read_bytes']:.2f} GB in {found['passes']} pass{'es' if found['passes'] > 1 else ''}",
-        f"write    {gigabytes['write_bytes']:.2f} GB as {', '.join(found['dtypes'])}; {gigabytes['free_bytes']:.1f} GB free",
+        f"read     {gigabytes['read_bytes']:.2f} GB in {found['passes']} pass(es)",
+        f"write    {gigabytes['write_bytes']:.2f} GB as {', '.join(found['dtypes'])}",
+        f"free     {gigabytes['free_bytes']:.1f} GB",
         f"buffers  {found['buffer_bytes'] / 1e6:.0f} MB",
     ]
     for key, counts in found["filters"].items():

@@ -21,7 +21,7 @@ def command(out: Path, tensors: int, no_inputs: bool, seed: int, as_json: bool) 
 
     found = verify(out, tensors=tensors, seed=seed, inputs=not no_inputs)
     lines = [
-        f"{out}: {len(found.outputs)} files and {len(found.inputs)} files of models have the hashes of the lock"
+        f"{out}: {len(found.outputs)} files, and {len(found.inputs)} of models, have the hashes of the lock"
     ]
     lines += [f"made again, same bytes: {', '.join(found.tensors)}"] if found.tensors else []
     lines += [f"the lock has no hash of {', '.join(found.unknown)}"] if found.unknown else []

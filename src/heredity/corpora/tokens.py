@@ -148,7 +148,12 @@ def _batches(documents: list[Document]) -> Iterator[list[Document]]:
 
 
 def _source_digest(
-    ordered: dict[str, list[Document]], tokenizer: str, context: int, most: int | None, spread: bool, seed: int
+    ordered: dict[str, list[Document]],
+    tokenizer: str,
+    context: int,
+    most: int | None,
+    spread: bool,
+    seed: int,
 ) -> str:
     whole = hashlib.sha256(f"{FORMAT} {tokenizer} {context} {most} {spread} {seed}\n".encode())
     for name in ordered:

@@ -21,6 +21,8 @@ from heredity.geometry.similarity import distance
 
 TURN = 0.2
 """A model is a child of another if their turn is at most this; siblings reach it with a cosine above 0.92."""
+ONWARD = 0.6
+"""On the same data a child turns onwards, by up to this; then nobody else may explain it."""
 CARRIED = 0.5
 """A child carries at least this share of its parent's task vector, beside all others'."""
 NEARER = 0.95
@@ -90,7 +92,9 @@ def ancestry(
     found |= {entry.model: entry for entry in merges}
     rest = [index for index in distinct if index not in found]
     if base_known:
-        found |= {entry.model: entry for entry in _finetunes(rest, distinct, merges, total, _turns(products))}
+        found |= {
+            entry.model: entry for entry in _finetunes(rest, distinct, merges, total, *_turns(products))
+        }
     else:
         found |= {entry.model: entry for entry in _unrooted([0, *rest], apart)}
     return tuple(found[index] for index in range(len(total)))
@@ -186,8 +190,11 @@ def _descendants(entries: Sequence[Descent]) -> dict[int, tuple[int, ...]]:
     return below
 
 
-def _turns(products: Float[ndarray, "t n n"]) -> Float[ndarray, "n n"]:
-    """Return, at [p, c], the turn at p from the reference to c, tensors weighted by how far p moved them."""
+def _turns(products: Float[ndarray, "t n n"]) -> tuple[Float[ndarray, "n n"], Float[ndarray, "n n"]]:
+    """Return, at [p, c], the turn at p from the reference to c: root mean square and mean over tensors.
+
+    Tensors are weighted by how far p moved them. A positive mean is a step onwards.
+    """
     squares = np.diagonal(products, axis1=1, axis2=2)
     inner = products - squares[:, :, None]  # ⟨Δ_p, Δ_c − Δ_p⟩
     step = np.maximum(squares[:, :, None] + squares[:, None, :] - 2 * products, 0.0)
@@ -195,8 +202,9 @@ def _turns(products: Float[ndarray, "t n n"]) -> Float[ndarray, "n n"]:
     cosine = np.divide(inner, scale, out=np.zeros_like(inner), where=scale > 0)
     weight = np.broadcast_to(squares[:, :, None], products.shape)
     total = weight.sum(axis=0)
-    mean = np.divide((weight * cosine**2).sum(axis=0), total, out=np.ones_like(total), where=total > 0)
-    return np.sqrt(mean)
+    square = np.divide((weight * cosine**2).sum(axis=0), total, out=np.ones_like(total), where=total > 0)
+    mean = np.divide((weight * cosine).sum(axis=0), total, out=np.zeros_like(total), where=total > 0)
+    return np.sqrt(square), mean
 
 
 def _finetunes(
@@ -205,11 +213,12 @@ def _finetunes(
     merges: list[Descent],
     total: Float[ndarray, "n n"],
     turns: Float[ndarray, "n n"],
+    onward: Float[ndarray, "n n"],
 ) -> list[Descent]:
     """Give each model the nearest of those it goes on from, or else the base."""
     squares = np.diagonal(total)
     apart = np.sqrt(np.maximum(squares[:, None] + squares[None, :] - 2 * total, 0.0))
-    ancestors = _ancestors(models, distinct, merges, total, turns)
+    ancestors = _ancestors(models, distinct, merges, total, turns, onward)
     chosen = {c: min(found, key=lambda p: (apart[p, c], p)) for c, found in ancestors.items() if found}
     below = _descendants([*merges, *(Descent(c, "finetune", (p,)) for c, p in chosen.items())])
     entries = []
@@ -231,11 +240,13 @@ def _ancestors(
     merges: list[Descent],
     total: Float[ndarray, "n n"],
     turns: Float[ndarray, "n n"],
+    onward: Float[ndarray, "n n"],
 ) -> dict[int, list[int]]:
     """List for each model those it goes on from: surest pairs first, no circles, until nothing is added."""
     squares = np.diagonal(total)
     nearer = squares[:, None] + squares[None, :] - 2 * total <= NEARER**2 * squares[None, :]
-    pairs = [(p, c) for c in models for p in distinct if p != c and turns[p, c] <= TURN and nearer[p, c]]
+    turned = (turns <= TURN) | ((onward > 0) & (onward <= ONWARD))
+    pairs = [(p, c) for c in models for p in distinct if p != c and turned[p, c] and nearer[p, c]]
     pairs.sort(key=lambda pair: (turns[pair], pair))
     made_of = {entry.model: _shares(entry) for entry in merges}
     edges, ancestors = list(merges), {model: list[int]() for model in models}
@@ -249,7 +260,8 @@ def _ancestors(
             later = [child, *below, *(x for x in distinct if turns[child, x] <= turns[parent, child])]
             # A merge adds nothing to the span of its parts: its share would be anyone's.
             others = [x for x in distinct if x not in later and x not in made_of and total[x, x] > 0]
-            if _carries(child, made_of.get(parent, {parent: 1.0}), later, others, total):
+            shares = made_of.get(parent, {parent: 1.0})
+            if _carries(child, shares, later, others, total, alone=bool(turns[parent, child] > TURN)):
                 ancestors[child].append(parent)
                 edges.append(Descent(child, "finetune", (parent,)))
                 grown = True
@@ -267,16 +279,21 @@ def _carries(
     later: Sequence[int],
     others: Sequence[int],
     total: Float[ndarray, "n n"],
+    *,
+    alone: bool,
 ) -> bool:
     """Say whether a model carries a parent's task vector, once all others have had their share of it.
 
     A child carries its parent's noise; a sibling shares only what their data share. Of a merge it carries
-    every part, in proportion: a sibling of one part would lack the rest.
+    every part, in proportion: a sibling of one part would lack the rest. `alone`: nobody else may have a
+    share to speak of, as a sibling that was trained for longer looks much the same.
     """
     if any(part in later for part in shares):
         return False
     rows = [*shares, *(x for x in others if x not in shares)]
     weights = nonnegative(total[np.ix_(rows, rows)], total[rows, child])
+    if alone:
+        return bool(abs(weights[0] - 1) <= 0.15 and weights[1:].max(initial=0.0) <= 0.25)
     return all(weight >= CARRIED * share for weight, share in zip(weights, shares.values(), strict=False))
 
 

@@ -6,7 +6,7 @@ from numba import njit
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def near_swap(base, model, t, out):  # type: ignore[no-untyped-def]
-    """Fill out float32[n]: the closer the two, the more of the model; t is the distance that is taken whole."""
+    """Fill out float32[n]: the closer the two, the more of the model; up to a distance t all of it."""
     for i in range(out.size):
         distance = max(abs(base[i] - model[i]), np.float32(1e-6))
         weight = min(max(t / distance, np.float32(0)), np.float32(1))
@@ -91,14 +91,14 @@ def row_divergence(base, model, width, out):  # type: ignore[no-untyped-def]
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def importance(base, model, divergence, width, out):  # type: ignore[no-untyped-def]
-    """Fill out float64[n] with |model − base| (rounded to float32, as stored) times the divergence of its row."""
+    """Fill out float64[n] with |model − base| (rounded to float32) times the divergence of its row."""
     for i in range(out.size):
         out[i] = np.float64(abs(np.float32(model[i] - base[i]))) * divergence[i // width]
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def swap_important(base, model, scores, threshold, out):  # type: ignore[no-untyped-def]
-    """Fill out float32[n]: the model's change where its score reaches the threshold, else the base; return how many."""
+    """Fill out float32[n]: the model's change where its score reaches the threshold; return how many."""
     count = 0
     for i in range(out.size):
         if scores[i] >= threshold:

@@ -1,7 +1,7 @@
 """Thin a task vector in place: by magnitude, at random, or at random by magnitude rank; and its L1 norm.
 
-Random masks come from a counter-based generator: the draw of an element depends on a key and on its index, and
-on nothing else, so any division of the work among threads or blocks gives the same mask.
+Random masks come from a counter-based generator: the draw of an element depends on a key and on its index,
+and on nothing else, so any division of the work among threads or blocks gives the same mask.
 """
 
 import numpy as np
@@ -56,7 +56,7 @@ def keep_between(delta, low, high, quota_low, skip_high, seen):  # type: ignore[
 
 @njit(inline="always")
 def draw(index, key_low, key_high):  # type: ignore[no-untyped-def]
-    """Return 32 pseudo-random bits for an index (uint32) under two 32-bit keys: two keyed rounds of mixing."""
+    """Return 32 pseudo-random bits of an index (uint32) under two 32-bit keys: two keyed mixings."""
     x = np.uint32(index ^ key_low)
     x = np.uint32((x ^ (x >> np.uint32(16))) * np.uint32(0x7FEB352D))
     x = np.uint32((x ^ (x >> np.uint32(15))) * np.uint32(0x846CA68B))

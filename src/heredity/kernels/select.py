@@ -1,7 +1,7 @@
 """Exact order statistics by counting digits: thresholds over billions of numbers without a sort.
 
-Keys are the bits of non-negative floats, which order as the floats do. A key is read in digits of 16 bits, the
-top one first; each pass over the data counts one digit among the keys that share the digits already known.
+Keys are the bits of non-negative floats, which order as the floats do. A key is read in digits of 16
+bits, the top one first; each pass over the data counts one digit among the keys that share the digits already known.
 """
 
 import numpy as np
@@ -32,7 +32,7 @@ def count_low(values, high, counts):  # type: ignore[no-untyped-def]
 
 @njit(cache=True, nogil=True)
 def count_digit(keys, prefix, shift, counts):  # type: ignore[no-untyped-def]
-    """Add to counts int64[65536] the digit of keys uint64[n] at bit `shift`, where the bits above it are `prefix`.
+    """Add to counts int64[65536] the digit of keys uint64[n] at bit `shift`, if the bits above are `prefix`.
 
     `prefix` is ignored for the top digit (shift 48).
     """
@@ -44,7 +44,7 @@ def count_digit(keys, prefix, shift, counts):  # type: ignore[no-untyped-def]
 
 
 def descend(counts: NDArray[np.int64], rank: int) -> tuple[int, int]:
-    """Return the digit that holds the element of a 0-based rank from the top, and its rank within that digit."""
+    """Return the digit that holds the element of a 0-based rank from the top, and its rank within it."""
     above = np.cumsum(counts[::-1])
     place = int(np.searchsorted(above, rank, side="right"))
     before = int(above[place - 1]) if place else 0

@@ -1,4 +1,4 @@
-"""Read one tensor of all inputs in blocks of float32, as often as a method likes, in a bounded amount of memory."""
+"""Read one tensor of all inputs in blocks of float32, as often as a method likes, in bounded memory."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack

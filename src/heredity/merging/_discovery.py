@@ -1,4 +1,4 @@
-"""Find merge methods by the names of their files; other packages add theirs as entry points `heredity.merging`."""
+"""Find merge methods by their files' names; other packages add entry points `heredity.merging`."""
 
 import importlib
 import pkgutil

@@ -1,4 +1,4 @@
-"""Pass 1 of a merge: the Gram matrix of one tensor, right before its pass 2 finds the inputs in the page cache."""
+"""Pass 1 of a merge: the Gram matrix of one tensor, right before pass 2 finds it in the page cache."""
 
 from collections.abc import Sequence
 

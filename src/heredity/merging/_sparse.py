@@ -1,4 +1,4 @@
-"""The family of TIES, DARE, DELLA and Breadcrumbs: thin the task vectors, elect signs or not, add to the base."""
+"""TIES, DARE, DELLA and Breadcrumbs: thin the task vectors, elect signs or not, add to the base."""
 
 from abc import abstractmethod
 from typing import Any, ClassVar
@@ -40,7 +40,7 @@ class Thinning:
 
 
 class SparseMethod(ElementMethod, frozen=True, kw_only=True):
-    """`base + lambda · Σ weight_i · thinned(model_i − base)`, with or without a vote on each element's sign."""
+    """`base + lambda · Σ weight_i · thinned(model_i − base)`, with or without a vote on signs."""
 
     inputs: ClassVar = Inputs("required")
     ignored: ClassVar = ("int8_mask",)
@@ -63,7 +63,7 @@ class SparseMethod(ElementMethod, frozen=True, kw_only=True):
         """
 
     def survey(self, blocks: TensorBlocks) -> Thinning:
-        """Find thresholds in counting passes, and how much of each task vector's L1 norm the thinning leaves."""
+        """Find thresholds in counting passes, and how much of each task vector's L1 norm is left."""
         asked = [
             self.sparsifier(i, blocks, key(blocks.seed, "mask", model, blocks.name))
             for i, model in enumerate(blocks.models)

@@ -1,4 +1,4 @@
-"""Ways to thin a task vector in place: by magnitude (TIES, Breadcrumbs), at random (DARE), by rank (DELLA)."""
+"""Ways to thin a task vector: by magnitude (TIES, Breadcrumbs), at random (DARE), by rank (DELLA)."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -101,7 +101,7 @@ def at_random(density: float, draw_key: int) -> Sparsifier | Band:
 
 
 def at_random_by_rank(density: float, epsilon: float, width: int, draw_key: int) -> Sparsifier | Band:
-    """Return what keeps small elements with probability density − epsilon, large ones with density + epsilon.
+    """Return what keeps small elements with density − epsilon, large ones with density + epsilon.
 
     Raises:
         ConfigError: a probability would leave (0, 1).

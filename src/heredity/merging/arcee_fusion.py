@@ -23,7 +23,7 @@ class Fusion(NamedTuple):
 
 
 class ArceeFusion(ElementMethod, frozen=True, kw_only=True):
-    """Keep changes whose |b − a| · KL(row of b ‖ row of a) reaches the median plus 1.5 interquartile ranges."""
+    """Keep changes whose |b − a| · KL(row of b ‖ row of a) reaches the median + 1.5 IQR."""
 
     inputs: ClassVar = Inputs("first", least=1, most=1)
     rows: ClassVar = True

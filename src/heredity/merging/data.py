@@ -1,4 +1,4 @@
-"""Carry out methods that need statistics of text: whole tensors at a time, averaged where nothing is known."""
+"""Carry out methods that need statistics of text: whole tensors, averaged where nothing is known."""
 
 from collections.abc import Iterator
 from typing import Any

@@ -11,7 +11,7 @@ from heredity.merging._sparsify import Band, Sparsifier, at_random_by_rank
 
 
 class Della(SparseMethod, frozen=True, kw_only=True):
-    """Keep with a probability from density − epsilon (smallest of its row) to density + epsilon; L1 matching."""
+    """Keep with a probability from density − epsilon (smallest of a row) to density + epsilon."""
 
     consensus: ClassVar = True
 

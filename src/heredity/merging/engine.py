@@ -1,4 +1,4 @@
-"""A merge, prepared from headers and carried out tensor by tensor: Gram matrix, coefficients, one fused pass."""
+"""A merge, prepared from headers, carried out tensor by tensor: Gram matrix, coefficients, one fused pass."""
 
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -115,7 +115,7 @@ class Merge:
         self._grams: dict[str, TensorGram] = {} if grams is None else grams
 
     def using(self, method: Method) -> "Merge":
-        """Return the same merge by another method (say another t), sharing the Gram matrices already computed.
+        """Return the same merge by another method (say another t), sharing the Gram matrices.
 
         >>> prepared = merge(Slerp(t=0.5), ["lua", "stories"])
         >>> points = [prepared.using(Slerp(t=t / 10)).point() for t in range(11)]
@@ -139,7 +139,7 @@ class Merge:
         return {c.name if taken.count(c.name) == 1 else str(c.path): c for c in by_path.values()}
 
     def gram(self, name: str) -> TensorGram:
-        """Return the Gram matrix of a tensor's inputs (pass 1), computed once; the first input is the reference."""
+        """Return the Gram matrix of a tensor's inputs, computed once; the first input is the reference."""
         if name not in self._grams:
             self._grams[name] = measure(self.plan.home(name).inputs, name)
         return self._grams[name]
@@ -177,13 +177,13 @@ class Merge:
         return method.coefficients(gram)
 
     def is_lerp(self, name: str) -> bool:
-        """Say whether a spherical method falls back to lerp in a tensor, as its sides are nearly collinear."""
+        """Say whether a spherical method is lerp in a tensor, as its sides are nearly collinear."""
         method = self.plan.home(name).methods[name]
         falls_back: Callable[[TensorGram], bool] | None = getattr(method, "falls_back", None)
         return falls_back is not None and falls_back(self.gram(name))
 
     def terms(self, name: str) -> list[Term]:
-        """Return one tensor as a sum over stored tensors; inner merges in the span of their inputs are unfolded.
+        """Return one tensor as a sum over stored tensors; inner merges in the span are unfolded.
 
         Raises:
             ConfigError: the method's result is not in the span of its inputs, or not by whole tensors.
@@ -261,7 +261,7 @@ class Merge:
         ray: str | None = None,
         progress: Callable[[str, int], None] | None = None,
     ) -> Path:
-        """Write the result as a checkpoint that `from_pretrained` loads, in constant memory; return its folder.
+        """Write the result as a checkpoint that `from_pretrained` loads; return its folder.
 
         Args:
             out: folder; must be empty or new without `resume` or `overwrite`.

@@ -16,7 +16,7 @@ from heredity.statistics import Statistics
 
 
 class Fisher(DataMethod, frozen=True, kw_only=True):
-    """`Σ weight_i F_i W_i / Σ weight_i F_i` with diagonal Fisher information; the mean where all of it is zero."""
+    """`Σ weight_i F_i W_i / Σ weight_i F_i` with diagonal Fisher information F."""
 
     inputs: ClassVar = Inputs("ignored", least=1)
 

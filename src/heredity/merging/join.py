@@ -1,7 +1,7 @@
 """Merge models of different vocabularies: rows of embeddings and heads are matched by token string.
 
-A token that a model lacks gets, as in mergekit 0.1.5: the row of the one model that has it; else the base's, if
-the base has it; else the mean over those that have it; zero if none has.
+A token that a model lacks gets, as in mergekit 0.1.5: the row of the one model that has it; else the base's,
+if the base has it; else the mean over those that have it; zero if none has.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""Karcher: the Riemannian centre of mass of the models on the sphere.  Source: Karcher 1977; mergekit 0.1.5."""
+"""Karcher: the centre of mass of the models on the sphere.  Source: Karcher 1977; as mergekit 0.1.5."""
 
 from typing import Annotated, ClassVar
 
@@ -12,7 +12,7 @@ from heredity.merging._method import Inputs, SpanMethod
 
 
 class Karcher(SpanMethod, frozen=True, kw_only=True):
-    """Equal-weight Karcher mean of the directions, times the mean norm; found in coefficients, not in weights."""
+    """Karcher mean of the directions, times the mean norm; found in coefficients, not in weights."""
 
     inputs: ClassVar = Inputs("ignored")
 

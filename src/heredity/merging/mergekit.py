@@ -1,6 +1,6 @@
 """mergekit's YAML, as users have it, read into a recipe.  Source: the format of mergekit 0.1.5.
 
-`dtype` is the peer's arithmetic and, without `out_dtype`, the format of the result; here arithmetic is always fp32.
+`dtype` is the peer's arithmetic and, without `out_dtype`, the result's format; here arithmetic is fp32.
 """
 
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""Multi-SLERP: a weighted mean of any number of models on the sphere.  Source: goddard.blog; mergekit 0.1.5."""
+"""Multi-SLERP: a weighted mean of models on the sphere.  Source: goddard.blog; as mergekit 0.1.5."""
 
 from typing import ClassVar
 
@@ -12,7 +12,7 @@ from heredity.merging._method import Inputs, PerModel, SpanMethod
 
 
 class MultiSlerp(SpanMethod, frozen=True, kw_only=True):
-    """One step from the weighted mean direction along the mean tangent; with a base, of differences from it."""
+    """One step from the mean direction along the mean tangent; with a base, of differences from it."""
 
     inputs: ClassVar = Inputs("optional", least=1)
 

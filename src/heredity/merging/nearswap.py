@@ -15,7 +15,7 @@ from heredity.merging._method import Block, ElementMethod, Inputs, TensorBlocks
 
 
 class NearSwap(ElementMethod, frozen=True, kw_only=True):
-    """Each element goes to the model by min(1, t / distance): whole up to a distance of t, then less and less."""
+    """Each element goes to the model by min(1, t / distance): whole up to t, then less and less."""
 
     inputs: ClassVar = Inputs("first", least=1, most=1)
 

@@ -1,4 +1,4 @@
-"""NuSLERP: SLERP with weights instead of t, of the models or of their task vectors.  Source: mergekit 0.1.5."""
+"""NuSLERP: SLERP with weights instead of t, of models or of task vectors.  Source: mergekit 0.1.5."""
 
 from typing import ClassVar, Literal
 
@@ -9,7 +9,7 @@ from numpy import ndarray
 from heredity.gram import TensorGram
 from heredity.merging._method import Inputs, PerModel, SpanMethod
 
-_COLLINEAR = 1e-15  # of 1 − cos²; fp64 rounding of a cosine of 1 leaves 2e-16, the peer's 1e-16 is below it
+_COLLINEAR = 1e-15  # of 1 − cos²: fp64 rounding of a cosine of 1 leaves 2e-16
 
 
 class NuSlerp(SpanMethod, frozen=True, kw_only=True):

@@ -1,6 +1,6 @@
-"""Write a merge as a folder that `from_pretrained` loads: shards, recipe, lock, card; resumable, whole or not at all.
+"""Write a merge as a folder that `from_pretrained` loads; resumable, whole or not at all.
 
-The lock file holds what the result depends on and what came out: inputs, versions, seed, per-tensor facts, hashes.
+The lock file holds what the result depends on and what came out: inputs, versions, seed, facts, hashes.
 """
 
 import hashlib
@@ -177,7 +177,7 @@ def _refuse_changed(before: Mapping[Path, FileState]) -> None:
 
 
 def _identity(states: Mapping[Path, FileState]) -> list[list[Any]]:
-    """Return what must be the same for a merge to go on; not the hashes, which may become known in between."""
+    """Return what must be the same for a merge to go on; not the hashes: they may become known."""
     return [[str(file), s.nbytes, s.mtime_ns, s.inode] for file, s in states.items()]
 
 

@@ -1,4 +1,4 @@
-"""Passthrough: copy a model's tensors, or stack slices of layers ("frankenmerge").  Source: mergekit 0.1.5."""
+"""Passthrough: copy tensors, or stack slices of layers ("frankenmerge").  Source: mergekit 0.1.5."""
 
 from typing import ClassVar
 

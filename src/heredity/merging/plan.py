@@ -1,7 +1,7 @@
 """What a merge will do, from headers only: for every tensor of the result, which method on which tensors.
 
-A `Group` is a set of inputs seen under the names of the result; most merges have one, a stack of slices has one
-for each slice.
+A `Group` is a set of inputs seen under the names of the result; most merges have one, a stack of slices has
+one for each slice.
 """
 
 import re
@@ -38,7 +38,7 @@ class Plan(NamedTuple):
 
     Attributes:
         groups: their tensors make up the result, none twice.
-        copied: tensor → group, of tensors that hold no weights (integers, masks) and are copied from its first input.
+        copied: tensor → group, of tensors without weights (integers, masks), copied from its first input.
         notes: decisions that a reader should know, in order.
     """
 
@@ -144,7 +144,7 @@ def _like(first: Checkpoint, other: Checkpoint, notes: list[str], join: bool) ->
         shape = other.info(own).shape
         if shape != info.shape and not (join and shape[1:] == info.shape[1:] and holds_tokens(name)):
             raise MismatchError(
-                f"tensor {name}: {list(info.shape)} in {info.file}, {list(other.info(own).shape)} in {other.info(own).file}",
+                f"tensor {name}: {list(info.shape)} in {info.file}, {list(shape)} in {other.info(own).file}",
                 'for different vocabularies name the tokenizer to merge into: tokenizer = "union"; '
                 "otherwise these models do not have one architecture",
             )
@@ -180,7 +180,7 @@ def _tied_source(name: str, checkpoint: Checkpoint) -> str | None:
 
 
 def output_dtype(info: TensorInfo, asked: str | None) -> str:
-    """Return the format a tensor is written in: as asked, else its own, else the nearest one that can be written."""
+    """Return the format a tensor is written in: as asked, else its own, else one that can be written."""
     if info.dtype not in CODES:
         return info.dtype
     if asked is not None:

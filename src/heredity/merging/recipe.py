@@ -18,8 +18,8 @@ from heredity.merging._method import Method, per_model_fields
 from heredity.merging.settings import Setting
 
 _RESERVED = (
-    "method", "base", "models", "slices", "dtype", "tokenizer", "donor", "seed", "family", "members", "labels",
-    "expression", "paths",
+    "method", "base", "models", "slices", "dtype", "tokenizer", "donor", "seed", "family", "members",
+    "labels", "expression", "paths",
 )  # fmt: skip
 DTYPES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"} | {d: d for d in ("F32", "BF16", "F16")}
 
@@ -133,7 +133,8 @@ class Recipe(Struct, frozen=True, kw_only=True):
             slices = (Slice(sources=tuple(sources)),)
         return cls(
             method=values["method"], slices=slices, base=base, parameters=used, paths=paths, nested=inner,
-            dtype=_dtype(values.get("dtype"), where), tokenizer=values.get("tokenizer"), donor=values.get("donor"),
+            dtype=_dtype(values.get("dtype"), where), tokenizer=values.get("tokenizer"),
+            donor=values.get("donor"),
             seed=int(values.get("seed", 0)), root=root, notes=notes,
         )  # fmt: skip
 
@@ -179,7 +180,7 @@ def checked(
 
 
 def _models(values: Mapping[str, Any], root: Path, where: str) -> tuple[dict[str, str], list[Source]]:
-    """Return names → paths and the models in order, from `models`, or from a family by `members` or `labels`."""
+    """Return names → paths and the models in order, from `models`, or a family's `members` or `labels`."""
     paths: dict[str, str] = dict(values.get("paths", {}))
     if "family" in values:
         from heredity.family import Family

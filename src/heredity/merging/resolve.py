@@ -168,7 +168,7 @@ def _stack(
 def _slice_names(
     model: Checkpoint, first: int, count: int, offset: int, is_first: bool, is_last: bool
 ) -> dict[str, str]:
-    """Return name in the result → own name, for the layers of a slice and what comes before and after all layers."""
+    """Return name in the result → own name, for a slice's layers and what lies around all layers."""
     stacks: dict[str, int] = {}
     for name in model.tensors:
         if (place := layer_of(name)) is not None:
@@ -190,7 +190,7 @@ def _position(layer: int, count: int) -> float:
 
 
 class _Chooser:
-    """Makes the method for a tensor: every parameter looked up for its model, slice and recipe, in this order."""
+    """Makes the method for a tensor: parameters are looked up for the model, the slice, the recipe."""
 
     def __init__(self, recipe: Recipe, entry: Slice, sources: Sequence[Source], based: bool) -> None:
         self._kind, self._recipe, self._entry = recipe.kind, recipe, entry

@@ -18,7 +18,7 @@ _LAYER = re.compile(r"^((?:.*?\.)?)(\d+)(\..+)$")
 
 
 def layer_of(name: str) -> tuple[str, int] | None:
-    """Return the stack (the name before the first number) and the layer of a tensor, or None outside of layers.
+    """Return the stack (the name before the first number) and the layer of a tensor, or None.
 
     >>> layer_of("model.layers.3.mlp.up_proj.weight")
     ('model.layers.', 3)

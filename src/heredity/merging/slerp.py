@@ -22,7 +22,7 @@ class Slerp(SpanMethod, frozen=True, kw_only=True):
     t: Annotated[float, Meta(ge=0, le=1)]
 
     def coefficients(self, gram: TensorGram) -> Float64[ndarray, "inputs"]:
-        """Return what base and model are multiplied by: sines of the angle, or 1 − t and t where it is small."""
+        """Return the coefficients of base and model: sines of the angle, or 1 − t and t where it is small."""
         cosine = cosine_of(gram)
         if abs(cosine) > NEARLY_COLLINEAR:  # sin θ would cancel: lerp, as the peer does
             return np.array([1 - self.t, self.t])

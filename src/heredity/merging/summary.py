@@ -27,7 +27,7 @@ _SCHEMA: dict[str, Any] = {
 
 
 def tensors_table(lock: Mapping[str, Any]) -> pl.DataFrame:
-    """Return one row for every merged tensor: coefficients, norms, cosine, effective t, share kept, sign conflicts.
+    """Return a row for every merged tensor: coefficients, norms, cosine, t, share kept, sign conflicts.
 
     Norms and cosine are of the inputs' weights; t is where the result lies between two inputs (0: the first).
     Columns that a method does not know are null.

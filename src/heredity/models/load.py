@@ -48,7 +48,7 @@ def load(path: Path | str, *, device: str = "cpu", dtype: str = "float32") -> nn
             raise CheckpointError(
                 f"{folder}: {_first_line(error)}", "check the folder with `heredity inspect`"
             ) from error
-        except Exception as error:  # noqa: BLE001  safetensors' own error class derives from Exception alone
+        except Exception as error:
             if type(error).__module__.startswith("safetensors"):
                 raise CheckpointError(
                     f"{folder}: {_first_line(error)}", "the file is truncated or damaged"

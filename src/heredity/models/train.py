@@ -192,7 +192,9 @@ def _step(
         loss = _HeadLoss.apply(hidden.reshape(-1, hidden.shape[-1]), weight, tokens[:, 1:].reshape(-1))
     else:
         logits = model(input_ids=tokens, use_cache=False).logits[:, :-1]
-        loss = nn.functional.cross_entropy(logits.reshape(-1, logits.shape[-1]).float(), tokens[:, 1:].reshape(-1))
+        loss = nn.functional.cross_entropy(
+            logits.reshape(-1, logits.shape[-1]).float(), tokens[:, 1:].reshape(-1)
+        )
     loss.backward()  # type: ignore[no-untyped-call]
     nn.utils.clip_grad_norm_(model.parameters(), clip)
     optimiser.step()

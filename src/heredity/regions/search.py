@@ -1,7 +1,7 @@
 """Search for the merge of lowest loss: t by grid or golden section, weights by greedy soups.
 
-Every search is a pure function over `evaluate(point) -> loss`; points already evaluated are not evaluated again,
-so a search that is given the trace of an interrupted one goes on with it.
+Every search is a pure function over `evaluate(point) -> loss`; points already evaluated are not evaluated
+again, so a search that is given the trace of an interrupted one goes on with it.
 """
 
 from collections.abc import Callable, Mapping, Sequence

@@ -20,7 +20,11 @@ def short(tensor: str) -> str:
 
 
 def picture(
-    points: pl.DataFrame, trust: Mapping[str, Any], group_of: Mapping[str, str], colours: Mapping[str, str]
+    points: pl.DataFrame,
+    trust: Mapping[str, Any],
+    group_of: Mapping[str, str],
+    colours: Mapping[str, str],
+    base: str | None = None,
 ) -> Plot:
     """Draw models on a plane, one trace per group; stress and trustworthiness stand on the plot itself.
 
@@ -29,6 +33,7 @@ def picture(
         trust: stress, trustworthiness, explained_x, explained_y.
         group_of: group of each model; the others are drawn alone, with their names.
         colours: of each group, in order.
+        base: the model drawn as a cross.
     """
     data: list[Plot] = []
     named = points.height <= 14
@@ -38,15 +43,16 @@ def picture(
         if rows.height:
             marker = {"size": 11, "color": colours[group], "symbol": SYMBOLS[place % len(SYMBOLS)]}
             data.append(_points(rows, label(group), marker, named))
-    rest = points.filter(pl.Series([groups[model] not in colours for model in points["model"]]))
-    if rest.height:
-        marker = {
-            "size": 13,
-            "color": "var(--ink)",
-            "symbol": "x-thin",
-            "line": {"width": 2.5, "color": "var(--ink)"},
-        }
-        data.append(_points(rest, "without the label" if colours else "models", marker, True))
+    rest = pl.Series([groups[model] not in colours for model in points["model"]])
+    cross = pl.Series([model == base for model in points["model"]])
+    for names, rows in (
+        ("models", points.filter(rest & ~cross)),
+        ("base", points.filter(rest & cross)),
+    ):
+        if rows.height:
+            shape = {"size": 13, "symbol": "x-thin"} if names == "base" else {"size": 10, "symbol": "circle"}
+            marker = shape | {"color": "var(--quiet)", "line": {"width": 2.5, "color": "var(--ink)"}}
+            data.append(_points(rows, "no label" if names == "models" and colours else names, marker, True))
     shares = [f"{100 * trust[f'explained_{axis}']:.0f} % of squared distance" for axis in "xy"]
     drawn = layout(x=f"axis 1, {shares[0]}", y=f"axis 2, {shares[1]}")
     known = trust["trustworthiness"]
@@ -170,9 +176,10 @@ def _angle(groups: Sequence[str]) -> int:
 
 def _points(rows: pl.DataFrame, name: str, marker: Plot, named: bool) -> Plot:
     texts = [label(model) for model in rows["model"]]
+    sides = ["top center" if rank % 2 else "bottom center" for rank in rows["x"].rank("ordinal")]
     return {
         "type": "scatter", "mode": "markers+text" if named else "markers", "name": name,
-        "x": rows["x"].to_list(), "y": rows["y"].to_list(), "text": texts, "textposition": "top center",
+        "x": rows["x"].to_list(), "y": rows["y"].to_list(), "text": texts, "textposition": sides,
         "textfont": {"size": 12, "color": "var(--ink)"}, "cliponaxis": False, "marker": marker,
         "hovertemplate": "%{text} (%{x:.3f}, %{y:.3f})<extra></extra>",
     }  # fmt: skip

@@ -100,7 +100,7 @@ def _pictures(view: _View) -> Section:
     drawings = []
     for picture, text in texts.items():
         points = view.table("layout").filter(pl.col("picture") == picture).drop("picture")
-        drawn = map_figures.picture(points, trust[picture], view.group_of, view.group_colours)
+        drawn = map_figures.picture(points, trust[picture], view.group_of, view.group_colours, _base(view))
         drawings.append(Figure(name=f"map-{picture}", plot=drawn, caption=text, numbers=points, height=460))
     worst = max(row["stress"] for row in trust.values())
     return Section(
@@ -203,16 +203,25 @@ def _ancestry(view: _View) -> Section:
     ordered = _parents_first(parents)
     tree = None
     if len(rows) <= _DRAWN_TREE and not any(row["kind"] == "kin" for row in rows):
-        lines = {row["member"]: (row["kind"], view.group_of.get(row["member"], "")) for row in rows}
-        edges = {
-            (parent, row["member"]): f"{weight:.2f}"
-            for row in rows for parent, weight in zip(row["parents"], row["coefficients"], strict=False)
-        }  # fmt: skip
+        lines = {row["member"]: (row["kind"], _made_of(row)) for row in rows}
         colours = {row["member"]: view.model_colours.get(row["member"], "var(--quiet)") for row in rows}
-        tree = family_tree.lay_out(ordered, colours, lines, edges)
-    shown = [row for row in rows if row["kind"] not in ("base",)]
-    values = {"tree": tree, "rows": shown, "colours": view.model_colours, "has_shares": False}
+        tree = family_tree.lay_out(ordered, colours, lines, {})
+    shown = sorted(
+        (row for row in rows if row["kind"] != "base"), key=lambda row: _told_first(row, _base(view))
+    )
+    values = {"tree": tree, "rows": shown, "colours": view.model_colours}
     return Section("ancestry", "Who descends from whom", "map_ancestry.j2", values)
+
+
+def _made_of(row: Mapping[str, Any]) -> str:
+    parts = zip(row["coefficients"], row["parents"], strict=False)
+    return " + ".join(f"{weight:.2f} {parent}" for weight, parent in parts)
+
+
+def _told_first(row: Mapping[str, Any], base: str | None) -> int:
+    """Put what a reader could not guess before the plain fine-tunes of the base."""
+    kinds = ("merge", "near merge", "copy", "finetune", "kin")
+    return len(kinds) if row["kind"] == "finetune" and row["parents"] == [base] else kinds.index(row["kind"])
 
 
 def _bases(view: _View) -> Section | None:

@@ -183,7 +183,9 @@ def build(values: dict[str, Any], name: str) -> StudyConfig:
     try:
         config = msgspec.convert(values, StudyConfig)
     except msgspec.ValidationError as error:
-        raise ConfigError(f"{name}: {_lower(str(error))}", "compare it with `heredity demo --print-config`") from None
+        raise ConfigError(
+            f"{name}: {_lower(str(error))}", "compare it with `heredity demo --print-config`"
+        ) from None
     _check(config, name)
     return config
 
@@ -211,7 +213,9 @@ def with_values(config: StudyConfig, assignments: tuple[str, ...]) -> StudyConfi
             if isinstance(place, list | tuple):
                 raise KeyError(last)
         except (KeyError, IndexError, ValueError, TypeError):
-            raise ConfigError(f"--set {assignment}: no such setting", "`heredity demo --print-config` lists them") from None
+            raise ConfigError(
+                f"--set {assignment}: no such setting", "`heredity demo --print-config` lists them"
+            ) from None
         place[last] = value
     return build(values, "--set")
 
@@ -226,22 +230,37 @@ def _check(config: StudyConfig, name: str) -> None:
     domains = [c.domain for c in config.text.corpora]
     doubled = sorted({d for d in domains if domains.count(d) > 1})
     if doubled:
-        raise ConfigError(f"{name}: two corpora for domain {doubled[0]!r} - at $.text.corpora", "give each its own name")
+        raise ConfigError(
+            f"{name}: two corpora for domain {doubled[0]!r} - at $.text.corpora", "give each its own name"
+        )
     if len({*config.members}) != 4:
-        raise ConfigError(f"{name}: members must have four different names, not {', '.join(config.members)}", "rename one")
-    for where, member in (("base", config.base), ("children[0]", config.children[0]), ("children[1]", config.children[1])):
+        raise ConfigError(
+            f"{name}: members must have four different names, not {', '.join(config.members)}", "rename one"
+        )
+    for where, member in (
+        ("base", config.base),
+        ("children[0]", config.children[0]),
+        ("children[1]", config.children[1]),
+    ):
         for domain in member.domains:
             if domain not in domains:
                 raise ConfigError(
-                    f"{name}: no corpus for domain {domain!r} - at $.{where}.domains", f"corpora are {', '.join(domains)}"
+                    f"{name}: no corpus for domain {domain!r} - at $.{where}.domains",
+                    f"corpora are {', '.join(domains)}",
                 )
     for where, child in (("left", config.merge.left), ("right", config.merge.right)):
         if child not in (config.children[0].name, config.children[1].name):
-            raise ConfigError(f"{name}: {child!r} is not a child - at $.merge.{where}", "name one of the two children")
+            raise ConfigError(
+                f"{name}: {child!r} is not a child - at $.merge.{where}", "name one of the two children"
+            )
     if config.merge.left == config.merge.right:
-        raise ConfigError(f"{name}: the merge's two sides are both {config.merge.left!r} - at $.merge", "name both children")
+        raise ConfigError(
+            f"{name}: the merge's two sides are both {config.merge.left!r} - at $.merge", "name both children"
+        )
     if config.text.validation + config.text.test >= 1:
-        raise ConfigError(f"{name}: validation and test leave no text to train on - at $.text", "lower the two shares")
+        raise ConfigError(
+            f"{name}: validation and test leave no text to train on - at $.text", "lower the two shares"
+        )
 
 
 def _lower(text: str) -> str:

@@ -23,17 +23,35 @@ from heredity.studies.features.text import Streams
 Say = Callable[[str], None]
 
 
-def train_members(run: Run, config: StudyConfig, streams: Streams, *, device: str, progress: bool, say: Say) -> None:
+def train_members(
+    run: Run, config: StudyConfig, streams: Streams, *, device: str, progress: bool, say: Say
+) -> None:
     """Train the base and its two fine-tunes, each a Hugging Face folder; write the table `training`."""
     base = config.base
     with threads(config.threads):
-        _train(run, streams, base.name, base.domains, base.training, base.max_tokens, None, base.model, device, progress, say)
+        _train(
+            run,
+            streams,
+            base.name,
+            base.domains,
+            base.training,
+            base.max_tokens,
+            None,
+            base.model,
+            device,
+            progress,
+            say,
+        )
         for child in config.children:
             _train(
                 run, streams, child.name, child.domains, child.training, child.max_tokens,
                 member_path(run, base.name), {}, device, progress, say,
             )  # fmt: skip
-    rows = [row for name in (base.name, *(c.name for c in config.children)) for row in run.facts(f"train {name}")["history"]]
+    rows = [
+        row
+        for name in (base.name, *(c.name for c in config.children))
+        for row in run.facts(f"train {name}")["history"]
+    ]
     run.write_table("training", pl.DataFrame(rows))
 
 
@@ -56,7 +74,10 @@ def sweep(run: Run, config: StudyConfig, streams: Streams, *, device: str, say: 
     names = {side: getattr(config.merge, side) for side in ("left", "right")}
     text = {c.name: streams.validation.of(c.domains) for c in config.children}
     steps = config.merge.points - 1
-    values = sorted({i / steps for i in range(config.merge.points)} | ({config.merge.t} if config.merge.t is not None else set()))
+    values = sorted(
+        {i / steps for i in range(config.merge.points)}
+        | ({config.merge.t} if config.merge.t is not None else set())
+    )
     with threads(config.threads):
         base = load(member_path(run, config.base.name), device=device)
         ends = {"base": {child: lm_scores(base, text[child]).summary() for child in text}}
@@ -107,11 +128,22 @@ def describe(run: Run, config: StudyConfig) -> Family:
     base = config.base.name
     members = [Member(name=base, path=base)]
     members += [
-        Member(name=c.name, path=c.name, parents=(base,), relation="finetune", labels={"domain": "+".join(c.domains)})
+        Member(
+            name=c.name,
+            path=c.name,
+            parents=(base,),
+            relation="finetune",
+            labels={"domain": "+".join(c.domains)},
+        )
         for c in config.children
     ]
     members.append(
-        Member(name=config.merge.name, path=config.merge.name, parents=(config.merge.left, config.merge.right), relation="merge")
+        Member(
+            name=config.merge.name,
+            path=config.merge.name,
+            parents=(config.merge.left, config.merge.right),
+            relation="merge",
+        )
     )
     return Family(name=config.name, members=tuple(members), root=run.folder("family"))
 
@@ -125,8 +157,15 @@ def score(run: Run, config: StudyConfig, streams: Streams, *, device: str, say: 
     with threads(config.threads):
         for name in config.members:
             scores = lm_scores(load(member_path(run, name), device=device), streams.test)
-            tables.append(scores.table(seed=run.seed).select(pl.lit(name).alias("member"), pl.lit("test").alias("split"), pl.all()))
-            say(f"{name}: test loss " + ", ".join(f"{d} {v:.3f}" for d, v in tables[-1].select("domain", "loss").iter_rows()))
+            tables.append(
+                scores.table(seed=run.seed).select(
+                    pl.lit(name).alias("member"), pl.lit("test").alias("split"), pl.all()
+                )
+            )
+            say(
+                f"{name}: test loss "
+                + ", ".join(f"{d} {v:.3f}" for d, v in tables[-1].select("domain", "loss").iter_rows())
+            )
     run.write_table("losses", pl.concat(tables))
     run.write_table("members", members_table(run, config))
     run.finish_stage("losses")
@@ -171,8 +210,15 @@ def _train(
     if max_tokens is not None:
         text = text.head(max_tokens // len(domains))
     if start is None:
-        facts = {"vocab_size": _vocabulary(streams), "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": None}
-        model = initialise({**facts, **model_config}, seed=stage_seed(run.seed, "weights", name), device=device)
+        facts = {
+            "vocab_size": _vocabulary(streams),
+            "bos_token_id": 0,
+            "eos_token_id": 1,
+            "pad_token_id": None,
+        }
+        model = initialise(
+            {**facts, **model_config}, seed=stage_seed(run.seed, "weights", name), device=device
+        )
     else:
         model = load(start, device=device)
     say(f"{name}: training on {text.n_tokens:,} tokens of {', '.join(domains)}")
@@ -193,7 +239,9 @@ def _vocabulary(streams: Streams) -> int:
     return int(Tokenizer.from_file(str(streams.tokenizer / "tokenizer.json")).get_vocab_size())
 
 
-def _sweep_row(t: float, child: str, loss: float, accuracy: float, ends: dict[str, dict[str, tuple[float, float]]]) -> dict[str, Any]:
+def _sweep_row(
+    t: float, child: str, loss: float, accuracy: float, ends: dict[str, dict[str, tuple[float, float]]]
+) -> dict[str, Any]:
     base, own = ends["base"][child], ends["child"][child]
     return {
         "t": t, "child": child, "domain": child, "split": "validation", "loss": loss, "accuracy": accuracy,

@@ -21,7 +21,9 @@ def findings(run: Run, config: StudyConfig) -> pl.DataFrame:
         _universal(run.table("universal"), config),
         f"All shares are conditional on these SAEs ({config.sae.seeds} seeds per member).",
     ]
-    return pl.DataFrame({"order": range(len(sentences)), "text": sentences}, schema={"order": pl.Int64, "text": pl.String})
+    return pl.DataFrame(
+        {"order": range(len(sentences)), "text": sentences}, schema={"order": pl.Int64, "text": pl.String}
+    )
 
 
 def _losses(losses: pl.DataFrame, config: StudyConfig) -> list[str]:
@@ -30,7 +32,9 @@ def _losses(losses: pl.DataFrame, config: StudyConfig) -> list[str]:
     sentences = []
     for child in config.children:
         for domain in child.domains:
-            base, own, merged = (test[member, domain] for member in (config.base.name, child.name, config.merge.name))
+            base, own, merged = (
+                test[member, domain] for member in (config.base.name, child.name, config.merge.name)
+            )
             ordered = own[0] < merged[0] < base[0]
             clear = own[2] < base[1]
             sentences.append(
@@ -43,7 +47,9 @@ def _losses(losses: pl.DataFrame, config: StudyConfig) -> list[str]:
 
 def _merge(sweep: pl.DataFrame) -> list[str]:
     chosen = sweep.filter("chosen")
-    kept = " and ".join(f"{gain:.0%} of {child}'s" for child, gain in chosen.select("child", "gain_kept").iter_rows())
+    kept = " and ".join(
+        f"{gain:.0%} of {child}'s" for child, gain in chosen.select("child", "gain_kept").iter_rows()
+    )
     return [f"At t = {chosen['t'][0]:.2f}, chosen on validation text, the merge keeps {kept} gain."]
 
 
@@ -51,7 +57,11 @@ def _quality(saes: pl.DataFrame) -> list[str]:
     topk = saes.filter(pl.col("variant") == "topk")
     fvu, recovered = _number(topk["fvu"].max()), _number(topk["ce_recovered"].min())
     goal = f"FVU ≤ {FVU_GOAL:.2f} and {CE_GOAL:.0%}"
-    verdict = f"within the goal of {goal}" if fvu <= FVU_GOAL and recovered >= CE_GOAL else f"short of the goal of {goal}"
+    verdict = (
+        f"within the goal of {goal}"
+        if fvu <= FVU_GOAL and recovered >= CE_GOAL
+        else f"short of the goal of {goal}"
+    )
     return [
         f"The SAEs leave at most {fvu:.1%} of the variance unexplained at L0 = {_number(topk['l0'].mean()):.0f} "
         f"and recover at least {recovered:.1%} of the loss, {verdict}."
@@ -65,19 +75,21 @@ def _edges(edges: pl.DataFrame, config: StudyConfig) -> list[str]:
         ratio = (
             "no heritability can be given, for the ceiling does not stand clear of the floor"
             if row["heritability"] is None
-            else f"a heritability of {row['heritability']:.2f} [{row['heritability_low']:.2f}, {row['heritability_high']:.2f}]"
+            else f"a heritability of {row['heritability']:.2f} "
+            f"[{row['heritability_low']:.2f}, {row['heritability_high']:.2f}]"
         )
         sentences.append(
-            f"From {row['parent']} to {row['child']}, {row['persist']:.1%} of features persist at r ≥ {row['tau']:.2f}: "
-            f"by chance {row['floor']:.1%} would, and two SAEs of one model share {row['ceiling']:.1%}, which makes {ratio}."
+            f"From {row['parent']} to {row['child']}, {row['persist']:.1%} of features persist at "
+            f"r ≥ {row['tau']:.2f}: by chance {row['floor']:.1%} would, and two SAEs of one model share "
+            f"{row['ceiling']:.1%}, which makes {ratio}."
         )
     lost, twin = _mean(rows, "disappear"), 1 - _mean(rows, "ceiling")
     sentences.append(
-        f"On average {lost:.0%} of a parent's latents find no partner in the child, but {twin:.0%} find none in a second SAE "
-        f"of the same model either: most of what looks lost is the SAE's choice, not the fine-tune's."
+        f"On average {lost:.0%} of a parent's latents find no partner in the child, but {twin:.0%} find none in a "
+        f"second SAE of the same model either: most of what looks lost is the SAE's choice, not the fine-tune's."
         if twin > 0.5 * lost
-        else f"On average {lost:.0%} of a parent's latents find no partner in the child, against {twin:.0%} in a second SAE "
-        f"of the same model."
+        else f"On average {lost:.0%} of a parent's latents find no partner in the child, against {twin:.0%} in a "
+        f"second SAE of the same model."
     )
     return sentences
 
@@ -86,7 +98,8 @@ def _inheritance(inheritance: pl.DataFrame, config: StudyConfig) -> list[str]:
     share = dict(inheritance.select("kind", "share").iter_rows())
     return [
         f"Of the merge's features {share['both']:.1%} are found in both parents, {share['left only']:.1%} only in "
-        f"{config.merge.left}, {share['right only']:.1%} only in {config.merge.right}, and {share['neither']:.1%} in neither."
+        f"{config.merge.left}, {share['right only']:.1%} only in {config.merge.right}, "
+        f"and {share['neither']:.1%} in neither."
     ]
 
 

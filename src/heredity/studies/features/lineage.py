@@ -31,7 +31,10 @@ def follow(run: Run, config: StudyConfig, streams: Streams, *, device: str, say:
     edges = Family.load(run.folder("family") / "family.toml").edges()
     lineage = Lineage(members, edges, streams.shared, config.lineage, seed=run.seed, progress=say)
     decoders = {
-        name: [load_sae(run.folder("saes") / f"{name}-topk-{seed}").W_dec.numpy() for seed in range(config.sae.seeds)]
+        name: [
+            load_sae(run.folder("saes") / f"{name}-topk-{seed}").W_dec.numpy()
+            for seed in range(config.sae.seeds)
+        ]
         for name in config.members
     }
     for name, table in (edge_tables(lineage, decoders) | inheritance.tables(lineage)).items():
@@ -57,18 +60,19 @@ def _describe(
         for codes in members.values() for seed, one in enumerate(codes)
     ]))  # fmt: skip
     # Highlights speak of each member's first SAE.
-    run.write_table("contexts", pl.concat(
-        [contexts_table(members[name][0], text, decode, latents, seed=0) for name, latents in shown.items() if latents]
-    ))  # fmt: skip
-    run.write_table("explanations", pl.concat(
-        [explanations_table(members[name][0], text, decode, latents, seed=run.seed) for name, latents in shown.items() if latents]
-    ))  # fmt: skip
+    first = [(members[name][0], latents) for name, latents in shown.items() if latents]
+    contexts = [contexts_table(codes, text, decode, latents, seed=0) for codes, latents in first]
+    run.write_table("contexts", pl.concat(contexts))
+    rules = [explanations_table(codes, text, decode, latents, seed=run.seed) for codes, latents in first]
+    run.write_table("explanations", pl.concat(rules))
 
 
 def _shown(highlights: pl.DataFrame) -> list[tuple[str, int]]:
     """List every latent that a highlight names, with its partner, in the highlights' order."""
     pairs: list[tuple[str, int]] = []
-    for member, latent, partner, other in highlights.select("member", "latent", "partner_member", "partner_latent").iter_rows():
+    for member, latent, partner, other in highlights.select(
+        "member", "latent", "partner_member", "partner_latent"
+    ).iter_rows():
         pairs.append((member, latent))
         if partner is not None and other is not None:
             pairs.append((partner, other))

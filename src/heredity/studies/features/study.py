@@ -10,7 +10,13 @@ from heredity.studies.features.config import StudyConfig
 
 
 def study(
-    run: Run, config: StudyConfig, *, root: Path, device: str = "cpu", progress: bool = False, say: Callable[[str], None] = lambda _: None
+    run: Run,
+    config: StudyConfig,
+    *,
+    root: Path,
+    device: str = "cpu",
+    progress: bool = False,
+    say: Callable[[str], None] = lambda _: None,
 ) -> bool:
     """Run what is not done yet, drawing the page after each part; return whether anything was left to do.
 

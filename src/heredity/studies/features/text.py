@@ -5,7 +5,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from heredity.atomic import replacing_folder
-from heredity.corpora import Document, Splits, TokenStream, corpora_table, load, split, train_tokenizer, write_stream
+from heredity.corpora import (
+    Document,
+    Splits,
+    TokenStream,
+    corpora_table,
+    load,
+    split,
+    train_tokenizer,
+    write_stream,
+)
 from heredity.corpora.split import NAMES
 from heredity.errors import CorpusError
 from heredity.run import Run
@@ -51,7 +60,9 @@ def prepare(run: Run, config: StudyConfig, *, root: Path, say: Callable[[str], N
                 context=config.text.context, max_tokens_per_domain=limit, spread=True,
             )  # fmt: skip
         run.write_table("dropped", parts.dropped)
-        run.write_table("corpora", corpora_table(parts, {name: TokenStream.open(folder / name) for name in NAMES}))
+        run.write_table(
+            "corpora", corpora_table(parts, {name: TokenStream.open(folder / name) for name in NAMES})
+        )
         run.finish_stage("text", dropped=len(parts.dropped))
     opened = {name: TokenStream.open(folder / name) for name in (*NAMES, "shared")}
     return Streams(**opened, tokenizer=folder / "tokenizer")
@@ -90,14 +101,22 @@ def copy_tokenizer(source: str, out: Path) -> None:
     try:
         ready = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
     except (OSError, ValueError) as error:
-        raise CorpusError(f"tokenizer {source}: cannot be loaded ({str(error).splitlines()[0]})", "give a folder or a Hub id") from None
+        raise CorpusError(
+            f"tokenizer {source}: cannot be loaded ({str(error).splitlines()[0]})",
+            "give a folder or a Hub id",
+        ) from None
     with replacing_folder(out) as folder:
         ready.save_pretrained(folder)
 
 
 def _no_overlap(parts: Splits) -> None:
     """Stop before training when a document, or a copy of its text, is on both sides: a figure on it would be false."""
-    held = {d.key for d in (*parts.validation, *parts.test)} | {d.text for d in (*parts.validation, *parts.test)}
+    held = {d.key for d in (*parts.validation, *parts.test)} | {
+        d.text for d in (*parts.validation, *parts.test)
+    }
     for document in parts.train:
         if document.key in held or document.text in held:
-            raise CorpusError(f"{document.key}: is in the training text and held out", "report this: the split must not do it")
+            raise CorpusError(
+                f"{document.key}: is in the training text and held out",
+                "report this: the split must not do it",
+            )

@@ -1,7 +1,6 @@
 """Third stage: harvest every member, train SAEs from independent seeds, measure them, encode the shared stream."""
 
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +53,9 @@ class SaeJob(msgspec.Struct, frozen=True, kw_only=True):
         return f"{self.member}-{self.variant}-{self.seed}"
 
 
-def train_saes(run: Run, config: StudyConfig, streams: Streams, *, device: str, progress: bool, say: Say) -> None:
+def train_saes(
+    run: Run, config: StudyConfig, streams: Streams, *, device: str, progress: bool, say: Say
+) -> None:
     """Train every SAE that is not trained yet, each in its own process with one thread; write `sae_training`."""
     if run.done("saes"):
         return
@@ -65,15 +66,23 @@ def train_saes(run: Run, config: StudyConfig, streams: Streams, *, device: str, 
         _harvest(run, config, streams, member, device)
         say(f"{member}: activations harvested")
     if missing:
-        say(f"training {len(missing)} SAEs of {config.sae.latents:,} latents on {config.sae.tokens:,} tokens each")
+        say(
+            f"training {len(missing)} SAEs of {config.sae.latents:,} latents on {config.sae.tokens:,} tokens each"
+        )
     done = Processes(config.workers).map(train_one, missing)
-    for job, history in zip(missing, tqdm(done, total=len(missing), unit="SAE", disable=not progress, leave=False), strict=True):
+    for job, history in zip(
+        missing, tqdm(done, total=len(missing), unit="SAE", disable=not progress, leave=False), strict=True
+    ):
         for row in history:
             run.metric(**row)
-        say(f"{job.name}: FVU {history[-1]['fvu']:.3f} at L0 {history[-1]['l0']:.1f} on its last training batch")
+        say(
+            f"{job.name}: FVU {history[-1]['fvu']:.3f} at L0 {history[-1]['l0']:.1f} on its last training batch"
+        )
     rows = [row for job in jobs for row in msgspec.json.decode((Path(job.out) / "history.json").read_bytes())]
     run.write_table("sae_training", pl.DataFrame(rows))
-    shutil.rmtree(run.folder("activations"), ignore_errors=True)  # made again from models and text when needed
+    shutil.rmtree(
+        run.folder("activations"), ignore_errors=True
+    )  # made again from models and text when needed
     run.finish_stage("saes", count=len(jobs))
 
 
@@ -93,7 +102,9 @@ def train_one(job: SaeJob) -> list[dict[str, Any]]:
             callback=log, device=job.device, progress=False,
         )  # fmt: skip
     save_sae(sae, Path(job.out))
-    write_bytes(Path(job.out) / "history.json", msgspec.json.encode(history))  # last: it marks the SAE as done
+    write_bytes(
+        Path(job.out) / "history.json", msgspec.json.encode(history)
+    )  # last: it marks the SAE as done
     Path(job.checkpoint).unlink(missing_ok=True)
     return history
 
@@ -113,11 +124,25 @@ def evaluate_saes(run: Run, config: StudyConfig, streams: Streams, *, device: st
             ks = [k for k in CURVE if k <= config.sae.latents] if member == config.base.name else []
             found = qualities([*saes, *(with_k(saes[0], k) for k in ks)], model, held_out, config.sae.site)
             for job, sae, one in zip(jobs, saes, found, strict=False):
-                who = {"member": member, "variant": job.variant, "seed": job.seed, "d_in": sae.d_in, "d_sae": sae.d_sae}
+                who = {
+                    "member": member,
+                    "variant": job.variant,
+                    "seed": job.seed,
+                    "d_in": sae.d_in,
+                    "d_sae": sae.d_sae,
+                }
                 rows.append({**who, "train_tokens": config.sae.tokens, **msgspec.to_builtins(one)})
                 say(f"{job.name}: FVU {one.fvu:.3f}, CE recovered {one.ce_recovered:.1%} at L0 {one.l0:.1f}")
             curve += [
-                {"member": member, "variant": "topk", "seed": 0, "k": q.k, "l0": q.l0, "fvu": q.fvu, "ce_recovered": q.ce_recovered}
+                {
+                    "member": member,
+                    "variant": "topk",
+                    "seed": 0,
+                    "k": q.k,
+                    "l0": q.l0,
+                    "fvu": q.fvu,
+                    "ce_recovered": q.ce_recovered,
+                }
                 for q in found[len(jobs) :]
             ]
     run.write_table("saes", pl.DataFrame(rows, infer_schema_length=None))
@@ -133,14 +158,22 @@ def codes_of(run: Run, config: StudyConfig, streams: Streams, *, device: str) ->
         missing = [j for j in jobs if not (run.folder("codes") / j.name / "meta.json").exists()]
         if missing:
             model = load(member_path(run, member), device=device)
-            store = harvest(model, streams.shared, config.sae.site, run.folder("activations") / f"{member}-shared", member=member)
+            store = harvest(
+                model,
+                streams.shared,
+                config.sae.site,
+                run.folder("activations") / f"{member}-shared",
+                member=member,
+            )
             for job in missing:
                 encode(load_sae(Path(job.out)), store).save(run.folder("codes") / job.name)
             shutil.rmtree(store.path, ignore_errors=True)
         for job in jobs:
             codes = Codes.open(run.folder("codes") / job.name)
             if codes.meta.stream_digest != streams.shared.digest:
-                raise MismatchError(f"{job.name}: codes of another token stream", "remove the run's codes and resume")
+                raise MismatchError(
+                    f"{job.name}: codes of another token stream", "remove the run's codes and resume"
+                )
             found[member, job.seed] = codes
     return found
 
@@ -149,7 +182,13 @@ def _harvest(run: Run, config: StudyConfig, streams: Streams, member: str, devic
     domains = config.domains_of(member) if config.sae.mix == "cumulative" else streams.train.domains
     text = streams.train.of(domains).head(config.sae.stream_tokens)
     with threads(config.threads):
-        harvest(load(member_path(run, member), device=device), text, config.sae.site, _store(run, member), member=member)
+        harvest(
+            load(member_path(run, member), device=device),
+            text,
+            config.sae.site,
+            _store(run, member),
+            member=member,
+        )
 
 
 def _store(run: Run, member: str) -> Path:
@@ -159,16 +198,17 @@ def _store(run: Run, member: str) -> Path:
 def _jobs(run: Run, config: StudyConfig, device: str) -> list[SaeJob]:
     plan = [(member, "topk", seed) for member in config.members for seed in range(config.sae.seeds)]
     plan.append((config.base.name, "l1", 0))
-    training = Training(tokens=config.sae.tokens, batch_tokens=config.sae.batch_tokens, rate=config.sae.learning_rate)
+    training = Training(
+        tokens=config.sae.tokens, batch_tokens=config.sae.batch_tokens, rate=config.sae.learning_rate
+    )
     return [
         SaeJob(
             member=member, variant=variant, seed=seed, store=str(_store(run, member)), latents=config.sae.latents,
-            out=str(run.folder("saes") / f"{member}-{variant}-{seed}"), k=config.sae.k, l1=config.sae.l1, training=training,
+            out=str(run.folder("saes") / f"{member}-{variant}-{seed}"), training=training,
+            k=config.sae.k, l1=config.sae.l1,
             checkpoint=str(run.folder("work") / f"{member}-{variant}-{seed}.safetensors"), device=device,
             # Every SAE draws its own numbers: latents of two members must not align because of a shared start.
             stream=key(run.seed, "sae", member, variant, seed) >> 1,
         )
         for member, variant, seed in plan
     ]  # fmt: skip
-
-
