@@ -1,7 +1,7 @@
 """Exact order statistics by counting digits: thresholds over billions of numbers without a sort.
 
-Keys are the bits of non-negative floats, which order as the floats do. A key is read in digits of 16
-bits, the top one first; each pass over the data counts one digit among the keys that share the digits already known.
+Keys are the bits of non-negative floats, which order as the floats do. A key is read in digits of 16 bits,
+the top one first; each pass over the data counts one digit among the keys that share those already known.
 """
 
 import numpy as np
