@@ -20,6 +20,7 @@ from heredity.errors import ConfigError, MismatchError, StoreError
 from heredity.features.sae._sae import SAE
 from heredity.features.sae.topk import TopK
 from heredity.features.site import Site, editing, reading
+from heredity.models.evaluate import default_batch, token_losses
 
 Ablation = Literal["zero", "mean"]
 
@@ -59,7 +60,7 @@ def quality(
     site: str,
     *,
     ablation: Ablation = "zero",
-    batch_tokens: int = 4096,
+    batch_tokens: int | None = None,
 ) -> Quality:
     """Measure an SAE on held-out text; see `Quality`.
 
@@ -77,7 +78,7 @@ def quality_curve(
     ks: Sequence[int | None],
     *,
     ablation: Ablation = "zero",
-    batch_tokens: int = 4096,
+    batch_tokens: int | None = None,
 ) -> list[Quality]:
     """Measure an SAE with several k at evaluation; None is the SAE as trained.
 
@@ -96,7 +97,7 @@ def qualities(
     site: str,
     *,
     ablation: Ablation = "zero",
-    batch_tokens: int = 4096,
+    batch_tokens: int | None = None,
 ) -> list[Quality]:
     """Measure several SAEs of one model; the clean and the ablated passes are made once for all of them.
 
@@ -192,10 +193,10 @@ def _clean(
     return loss, mean, squares - n * float(mean @ mean)
 
 
-def _batches(model: nn.Module, stream: TokenStream, batch_tokens: int) -> list[Tensor]:
+def _batches(model: nn.Module, stream: TokenStream, batch_tokens: int | None) -> list[Tensor]:
     device = next(model.parameters()).device
     model.eval()
-    blocks, step = stream.blocks(), max(1, batch_tokens // stream.context)
+    blocks, step = stream.blocks(), max(1, (batch_tokens or default_batch(device)) // stream.context)
     return [
         torch.from_numpy(blocks[start : start + step].astype(np.int64)).to(device)
         for start in range(0, len(blocks), step)
@@ -205,5 +206,4 @@ def _batches(model: nn.Module, stream: TokenStream, batch_tokens: int) -> list[T
 def _loss(model: nn.Module, ids: Tensor) -> float:
     with torch.no_grad():
         logits = model(input_ids=ids).logits[:, :-1].float()
-    flat = logits.reshape(-1, logits.shape[-1])
-    return float(nn.functional.cross_entropy(flat, ids[:, 1:].reshape(-1), reduction="none").double().sum())
+    return float(token_losses(logits, ids[:, 1:]).double().sum())

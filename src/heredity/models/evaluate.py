@@ -62,7 +62,19 @@ class LmScores:
         return float(self.loss.sum() / n), float(self.correct.sum() / n)
 
 
-def lm_scores(model: nn.Module, stream: TokenStream, *, batch_tokens: int = 4096) -> LmScores:
+def token_losses(
+    logits: Float[torch.Tensor, "*batch vocabulary"], target: Int[torch.Tensor, "*batch"]
+) -> Float[torch.Tensor, "*batch"]:
+    """Return the negative log-likelihood of each target, nats, without a second array of the logits' size."""
+    return logits.logsumexp(-1) - logits.gather(-1, target[..., None])[..., 0]
+
+
+def default_batch(device: torch.device) -> int:
+    """Tokens per forward pass: on a CPU few enough that the logits stay in memory that is already mapped."""
+    return 1024 if device.type == "cpu" else 32_768
+
+
+def lm_scores(model: nn.Module, stream: TokenStream, *, batch_tokens: int | None = None) -> LmScores:
     """Score every next token of a stream, context by context.
 
     A context is scored on its own: its first token is not predicted. A loss belongs to the document of the
@@ -78,7 +90,7 @@ def lm_scores(model: nn.Module, stream: TokenStream, *, batch_tokens: int = 4096
     loss = np.zeros(n_documents)
     correct = np.zeros(n_documents, np.int64)
     count = np.zeros(n_documents, np.int64)
-    size = max(1, batch_tokens // stream.context)
+    size = max(1, (batch_tokens or default_batch(device)) // stream.context)
     for start in range(0, len(blocks), size):
         tokens = torch.from_numpy(blocks[start : start + size].astype(np.int64)).to(device)
         nll, hit = _score(model, tokens)
@@ -99,6 +111,6 @@ def lm_scores(model: nn.Module, stream: TokenStream, *, batch_tokens: int = 4096
 def _score(model: nn.Module, tokens: torch.Tensor) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     logits = model(input_ids=tokens, use_cache=False).logits[:, :-1].float()
     target = tokens[:, 1:]
-    nll = nn.functional.cross_entropy(logits.transpose(1, 2), target, reduction="none")
+    nll = token_losses(logits, target)
     hit = logits.argmax(-1) == target
     return nll.double().cpu().numpy(), hit.double().cpu().numpy()

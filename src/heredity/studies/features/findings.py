@@ -83,7 +83,7 @@ def _edges(edges: pl.DataFrame, config: StudyConfig) -> list[str]:
             f"r ≥ {row['tau']:.2f}: by chance {row['floor']:.1%} would, and two SAEs of one model share "
             f"{row['ceiling']:.1%}, which makes {ratio}."
         )
-    lost, twin = _mean(rows, "disappear"), 1 - _mean(rows, "ceiling")
+    lost, twin = 1 - _mean(rows, "persist"), 1 - _mean(rows, "ceiling")
     sentences.append(
         f"On average {lost:.0%} of a parent's latents find no partner in the child, but {twin:.0%} find none in a "
         f"second SAE of the same model either: most of what looks lost is the SAE's choice, not the fine-tune's."

@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from pathlib import Path
 
+import numba
+
 from heredity.report.page import write_report
 from heredity.run import Run
 from heredity.studies.features import family, findings, lineage, text, track
@@ -33,6 +35,7 @@ def study(
     """
     if run.done("report"):
         return False
+    numba.set_num_threads(1)  # two parallel runtimes in one process only wait for each other; no bit depends on it
     streams = text.prepare(run, config, root=root, say=say)
     family.train_members(run, config, streams, device=device, progress=progress, say=say)
     family.merge_children(run, config, family.sweep(run, config, streams, device=device, say=say))
