@@ -130,7 +130,7 @@ def l1_and_count(values):  # type: ignore[no-untyped-def]
             part += abs(piece[i])
             kept += np.int32(piece[i] != 0)
         total += np.float64(part)
-        count += kept
+        count += int(kept)
     for i in range(whole, values.size):
         total += np.float64(abs(values[i]))
         count += values[i] != 0

@@ -195,7 +195,7 @@ def _step(
         loss = nn.functional.cross_entropy(
             logits.reshape(-1, logits.shape[-1]).float(), tokens[:, 1:].reshape(-1)
         )
-    loss.backward()  # type: ignore[no-untyped-call]
+    loss.backward()
     nn.utils.clip_grad_norm_(model.parameters(), clip)
     optimiser.step()
     return float(loss.detach())
@@ -207,7 +207,7 @@ def _has_plain_head(model: nn.Module, tokens: torch.Tensor) -> bool:
     head = model.get_output_embeddings()  # type: ignore[operator]
     if type(head) is not nn.Linear or head.bias is not None or tokens.device.type != "cpu":
         return False
-    hidden = model.base_model(input_ids=tokens, use_cache=False).last_hidden_state  # type: ignore[operator]
+    hidden = model.base_model(input_ids=tokens, use_cache=False).last_hidden_state
     logits = model(input_ids=tokens, use_cache=False).logits
     return torch.equal(logits, head(hidden))
 
@@ -222,7 +222,7 @@ class _HeadLoss(torch.autograd.Function):
     CHUNK_ELEMENTS = 1 << 21
 
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         ctx: Any, hidden: torch.Tensor, weight: torch.Tensor, target: torch.Tensor
     ) -> torch.Tensor:
         rows = max(1, _HeadLoss.CHUNK_ELEMENTS // weight.shape[0])
@@ -244,7 +244,7 @@ class _HeadLoss(torch.autograd.Function):
         return (total / len(hidden)).to(hidden.dtype)
 
     @staticmethod
-    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, None]:
         d_hidden, d_weight = ctx.saved_tensors
         return d_hidden * grad, d_weight * grad, None
 
