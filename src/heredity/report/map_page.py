@@ -228,11 +228,13 @@ def _bases(view: _View) -> Section | None:
     if not view.has("nearest"):
         return None
     rows = view.table("nearest").sort("related", "correlation").to_dicts()
+    several = any(row["margin"] is not None for row in rows)
+    values = {"rows": rows, "colours": view.model_colours, "several": several}
     return Section(
         "bases",
         "The nearest base",
         "map_bases.j2",
-        {"rows": rows, "colours": view.model_colours, "several": rows[0]["margin"] is not None},
+        values,
     )
 
 

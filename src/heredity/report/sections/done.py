@@ -37,7 +37,7 @@ def _corpora(table: pl.DataFrame) -> list[dict[str, Any]]:
     rows = []
     for (domain,), part in table.group_by("domain", maintain_order=True):
         splits = {row["split"]: row for row in part.iter_rows(named=True)}
-        # Copies are found before the text is split, so every split of a domain repeats the same count.
-        copies = {f"dropped_{kind}": part[f"dropped_{kind}"].max() for kind in ("exact", "near")}
+        # A copy is counted in the split that has its twin.
+        copies = {f"dropped_{kind}": part[f"dropped_{kind}"].sum() for kind in ("exact", "near")}
         rows.append({"domain": domain, "splits": splits, "bytes": part["bytes"].sum(), **copies})
     return rows
