@@ -194,7 +194,7 @@ def test_pickles_are_never_opened(tmp_path):
     (tmp_path / "pytorch_model.bin").write_bytes(b"cos\nsystem\n(S'touch /tmp/owned'\ntR.")
     with pytest.raises(CheckpointError, match="pickled") as caught:
         Checkpoint.open(tmp_path)
-    assert "--allow-pickle-weights" in caught.value.hint
+    assert "never opened" in caught.value.hint
 
 
 def test_a_file_cut_short_while_open_is_an_error(tmp_path):

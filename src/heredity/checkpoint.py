@@ -170,7 +170,7 @@ def _folder_tensors(path: Path) -> tuple[dict[str, TensorInfo], dict[str, str]]:
     if pickled:
         raise CheckpointError(
             f"{path}: only pickled weights ({pickled[0]}), which can run code when they are opened",
-            "convert them to safetensors, or pass --allow-pickle-weights if you trust their author",
+            "convert them to safetensors first: pickles can run code and are never opened",
         )
     what = f"{len(singles)} safetensors files and no {INDEX}" if singles else "no safetensors weights"
     raise CheckpointError(f"{path}: {what}", f"a checkpoint has {SINGLE}, or shards with {INDEX}")
