@@ -20,7 +20,7 @@ seed = click.option(
 )
 device = click.option("--device", default="cpu", show_default=True, help="Torch device: cpu, cuda, cuda:1.")
 jobs = click.option(
-    "-j", "--jobs", type=click.IntRange(1), default=1, show_default=True, help="Worker processes."
+    "-j", "--jobs", type=click.IntRange(1), default=1, show_default=True, help="Workers."
 )
 resume = click.option("--resume", is_flag=True, help="Go on with an interrupted run in OUT.")
 overwrite = click.option("--overwrite", is_flag=True, help="Discard what an earlier run left in OUT.")
