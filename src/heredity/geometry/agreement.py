@@ -157,7 +157,7 @@ def _adjusted_rand(table: Float[ndarray, "l k"]) -> float:
     total = table.sum() * (table.sum() - 1) / 2
     chance = rows * columns / total if total > 0 else 0.0
     most = (rows + columns) / 2
-    return (both - chance) / (most - chance) if most > chance else 1.0
+    return float((both - chance) / (most - chance)) if most > chance else 1.0
 
 
 def _mutual_information(table: Float[ndarray, "l k"]) -> float:
