@@ -10,9 +10,9 @@ import pytest
 
 pytest.importorskip("torch")
 
-from heredity.corpora.fetch import fetch  # noqa: E402
-from heredity.errors import CorpusError  # noqa: E402
-from heredity.studies.features.config import preset  # noqa: E402
+from heredity.corpora.fetch import fetch
+from heredity.errors import CorpusError
+from heredity.studies.features.config import preset
 
 
 @pytest.mark.slow
