@@ -6,6 +6,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numba
+
 from heredity.errors import CheckpointError, ConfigError, ExtraMissingError, MismatchError
 
 try:
@@ -130,6 +132,8 @@ def quiet_transformers() -> Iterator[None]:
 @contextmanager
 def threads(count: int) -> Iterator[None]:
     """Run a block with `count` torch threads; the order of sums, and so the last bits, depend on it."""
+    # Numba's first launch sets the count of an OpenMP runtime that torch may share: let it happen before.
+    numba.get_num_threads()
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:

@@ -158,15 +158,16 @@ def codes_of(run: Run, config: StudyConfig, streams: Streams, *, device: str) ->
         missing = [j for j in jobs if not (run.folder("codes") / j.name / "meta.json").exists()]
         if missing:
             model = load(member_path(run, member), device=device)
-            store = harvest(
-                model,
-                streams.shared,
-                config.sae.site,
-                run.folder("activations") / f"{member}-shared",
-                member=member,
-            )
-            for job in missing:
-                encode(load_sae(Path(job.out)), store).save(run.folder("codes") / job.name)
+            with threads(config.threads):
+                store = harvest(
+                    model,
+                    streams.shared,
+                    config.sae.site,
+                    run.folder("activations") / f"{member}-shared",
+                    member=member,
+                )
+                for job in missing:
+                    encode(load_sae(Path(job.out)), store).save(run.folder("codes") / job.name)
             shutil.rmtree(store.path, ignore_errors=True)
         for job in jobs:
             codes = Codes.open(run.folder("codes") / job.name)
