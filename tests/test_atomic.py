@@ -67,3 +67,18 @@ def test_a_folder_replaces_the_whole_old_folder(tmp_path: Path) -> None:
         fail()
     assert [p.name for p in target.iterdir()] == ["new.bin"]
     assert [p.name for p in tmp_path.iterdir()] == ["model"]
+
+
+def test_a_full_disk_is_named_when_safetensors_meets_it(tmp_path: Path) -> None:
+    from safetensors import SafetensorError
+
+    from heredity.errors import naming_full_disk
+
+    said = "Error while serializing: I/O error: No space left on device (os error 28)"
+    with (
+        pytest.raises(DiskFullError, match=r"a\.safetensors: the disk is full"),
+        naming_full_disk(tmp_path / "a.safetensors"),
+    ):
+        raise SafetensorError(said)
+    with pytest.raises(SafetensorError, match="header"), naming_full_disk(tmp_path / "a.safetensors"):
+        raise SafetensorError("Error while deserializing header")

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from safetensors import SafetensorError
+
 
 class HeredityError(Exception):
     """An error that the user can act on: one line of what, one line of what to do.
@@ -75,8 +77,12 @@ def naming_full_disk(path: Path) -> Iterator[None]:
     """Turn 'no space left' while writing `path` into a `DiskFullError` that names it."""
     try:
         yield
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+    except (OSError, SafetensorError) as error:
+        if isinstance(error, OSError):
+            full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        else:  # its own class, with the number in its text only
+            full = any(f"os error {code})" in str(error) for code in (errno.ENOSPC, errno.EDQUOT))
+        if not full:
             raise
         raise DiskFullError(
             f"{path}: the disk is full",
