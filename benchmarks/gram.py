@@ -1,12 +1,15 @@
 """Cost of one Gram pass against the floor of the same bytes: read, decode, multiply, measured in one run.
 
-    python benchmarks/gram.py passes  [--members 8] [--preset gpt2] [--folder DIR]   ratio to the floor
-    python benchmarks/gram.py curve   [--members 8 16 32 64]                         CPU seconds per member
-    python benchmarks/gram.py billion [--members 32]                                 1.1 B each, by ranges
+    python benchmarks/gram.py passes   [--members 8] [--preset gpt2]       ratio to the floor
+    python benchmarks/gram.py curve    [--members 8 16 …] [--svg FILE]     CPU seconds per model, as a plot
+    python benchmarks/gram.py pairwise [--members 8]                       against a peer that diffs pairs
+    python benchmarks/gram.py billion  [--members 32]                      1.1 B each, by ranges
 
 CPU seconds are compared, never wall seconds; every measurement runs in a fresh process with one thread.
 Checkpoints are synthesised (base ~ N(0, 0.02), member = base + 0.1 · 0.02 · noise), and removed unless
 --folder is given. Read rates are those of the page cache if the family fits into it.
+
+`pairwise` runs weightscope by the interpreter named in HEREDITY_WEIGHTSCOPE_PYTHON, a venv of its own.
 """
 
 import argparse
@@ -15,9 +18,12 @@ import multiprocessing
 import os
 import resource
 import shutil
+import subprocess
+import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +31,10 @@ for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
     os.environ.setdefault(variable, "1")  # before numpy is imported
 
 import numpy as np  # noqa: E402
+from drawing import Line, draw  # noqa: E402
 
 from heredity import seeds  # noqa: E402
 from heredity.kernels.encode import encode  # noqa: E402
-from heredity.writer import CheckpointWriter, Planned, write_shard  # noqa: E402
 
 PRESETS = {  # layers, width, inner width, width of keys and values, vocabulary
     "pico": (2, 128, 384, 64, 1000),
@@ -58,36 +64,46 @@ def shapes(preset: str) -> dict[str, tuple[int, ...]]:
     return found if preset != "tinyllama" else {**found, "lm_head.weight": (vocabulary, d)}
 
 
-def synthesise(folder: Path, member: str, names: dict[str, tuple[int, ...]]) -> None:
-    """Write one bf16 checkpoint; a tensor depends on nothing but the member's and its own name."""
-    if (folder / "config.json").exists():
-        return
-    plan = [Planned(name, "BF16", shape) for name, shape in names.items()]
-    writer = CheckpointWriter.open(folder, plan, job=member, overwrite=True)
+def synthesise(folder: Path, members: list[str], names: dict[str, tuple[int, ...]]) -> None:
+    """Write tensors of all members that are not there yet, the base first; neither hashed nor flushed.
 
-    def produce(tensor: Planned) -> Any:
-        size, step = int(np.prod(tensor.shape)), 1 << 22
-        for start in range(0, size, step):
-            n = min(step, size - start)
-            block = 0.02 * seeds.generator(0, "base", tensor.name, start).standard_normal(n, np.float32)
-            if member != "base":
-                block += (
-                    RELATIVE
-                    * 0.02
-                    * seeds.generator(0, member, tensor.name, start).standard_normal(n, np.float32)
-                )
-            yield encode(block, "BF16")
-
-    for shard in writer.pending():
-        writer.add(write_shard(folder, shard, produce))
-    writer.finish(
-        donor=None,
-        files={
-            "config.json": json.dumps(
-                {"model_type": "llama", "tie_word_embeddings": "lm_head.weight" not in names}
-            )
-        },
-    )
+    Noise is drawn once; member m adds it rotated by m · 1009 elements, so no two are equal.
+    """
+    sizes = {name: int(np.prod(shape)) for name, shape in names.items()}
+    stops = np.cumsum(list(sizes.values())).tolist()
+    header = json.dumps(
+        {
+            name: {
+                "dtype": "BF16",
+                "shape": shape,
+                "data_offsets": [2 * (stop - sizes[name]), 2 * stop],
+            }
+            for (name, shape), stop in zip(names.items(), stops, strict=True)
+        }
+    ).encode()
+    header += b" " * (-len(header) % 8)
+    base = seeds.generator(0, "base", *names).standard_normal(stops[-1], np.float32)
+    base *= np.float32(0.02)
+    noise = seeds.generator(0, "noise", *names).standard_normal(stops[-1], np.float32)
+    noise *= np.float32(0.02 * RELATIVE)
+    for number, member in enumerate(members):
+        (folder / member).mkdir(parents=True, exist_ok=True)
+        if (folder / member / "config.json").exists():
+            continue
+        with (folder / member / "model.safetensors").open("wb") as file:
+            file.write(len(header).to_bytes(8, "little") + header)
+            for start in range(0, stops[-1], 1 << 20):
+                block = base[start : start + (1 << 20)]
+                if number:
+                    first = (start + number * 1009) % stops[-1]
+                    added = noise[first : first + block.size]
+                    if added.size < block.size:
+                        added = np.concatenate([added, noise[: block.size - added.size]])
+                    block = block + added
+                file.write(encode(block, "BF16"))
+        (folder / member / "config.json").write_text(
+            json.dumps({"model_type": "llama", "tie_word_embeddings": "lm_head.weight" not in names})
+        )
 
 
 def measured(task: Callable[..., Any], *arguments: Any) -> dict[str, Any]:
@@ -187,17 +203,95 @@ def passes(folder: Path, preset: str, members: int) -> None:
     )
 
 
-def curve(folder: Path, preset: str, counts: list[int]) -> None:
-    """Print CPU seconds per member as the family grows; beyond the K² term it must be flat."""
+def curve(folder: Path, preset: str, counts: list[int], svg: Path | None) -> None:
+    """Print CPU seconds per model as the family grows; beyond the K² term it must be flat."""
     paths = prepared(folder, preset, max(counts))
+    whole, below, streamed = [], [], []  # per model: the pass, the floor, the floor without its products
     for k in counts:
         rounds = [(measured(floor, paths[: k + 1]), measured(gram, paths[: k + 1], False)) for _ in range(2)]
         least = {part: min(r[0]["result"][part] for r in rounds) for part in ("read", "decode", "gemm")}
         found = min((r[1] for r in rounds), key=lambda r: r["result"])
-        print(f"K = {k:3d}: {found['result']:7.2f} CPU s, {found['result'] / (k + 1):.3f} per model, "
-              f"{found['result'] / sum(least.values()):.2f} × the floor (read {least['read']:.2f}, decode "
+        whole.append(found["result"] / (k + 1))
+        below.append(sum(least.values()) / (k + 1))
+        streamed.append((least["read"] + least["decode"]) / (k + 1))
+        print(f"K = {k:3d}: {found['result']:7.2f} CPU s, {whole[-1]:.3f} per model, "
+              f"{whole[-1] / below[-1]:.2f} × the floor (read {least['read']:.2f}, decode "
               f"{least['decode']:.2f}, gemm {least['gemm']:.2f}), "
-              f"anonymous {found['anonymous_mb']:.0f} MB")  # fmt: skip
+              f"anonymous {found['anonymous_mb']:.0f} MB", flush=True)  # fmt: skip
+    slope, constant = np.polyfit(np.array(counts) + 1, whole, 1)
+    flat = [y - slope * (k + 1) for k, y in zip(counts, whole, strict=True)]
+    print(f"per model: {constant:.4f} + {slope:.5f} · (K + 1) CPU s by least squares; without the second term "
+          f"{min(flat):.4f} … {max(flat):.4f}")  # fmt: skip
+    if svg is not None:
+        lines = [Line("one pass", whole), Line("pass, without K² term", flat)]
+        lines += [Line("floor", below), Line("floor: read and decode", streamed)]
+        size = sum(int(np.prod(s)) for s in shapes(preset).values()) / 1e6
+        svg.write_text(
+            draw(
+                f"CPU seconds per model of {size:.0f} M, bf16", "members K", "CPU s per model", counts, lines
+            )
+        )
+
+
+def pairwise(folder: Path, preset: str, members: int, limit: int | None) -> None:
+    """Print CPU seconds of whole processes: one pass over the family, and a peer that diffs pair after pair."""
+    peer = os.environ.get("HEREDITY_WEIGHTSCOPE_PYTHON")
+    if not peer:
+        sys.exit("HEREDITY_WEIGHTSCOPE_PYTHON is not set: name the interpreter of a venv with weightscope")
+    paths = prepared(folder, preset, members)
+    ask = [peer, "-c", "from importlib.metadata import version as v; print(v('weightscope'), v('torch'))"]
+    versions = subprocess.run(ask, check=True, capture_output=True, text=True).stdout.split()
+    out, report = folder / "measured", folder / "report.md"
+    passed = {}
+    for elements in (False, True):
+        command = [sys.executable, "-c", PASS, str(int(elements)), str(out), *paths]
+        processor_seconds(command)  # kernels compiled, files in the page cache
+        passed[elements] = min(processor_seconds(command) for _ in range(3))
+    pairs = list(combinations(paths, 2))
+    done = pairs[:limit]
+    cost = []
+    for a, b in done:
+        command = [peer, "-c", "from weightscope.cli import main; main()", "diff", a, b, "-o", str(report)]
+        cost.append(processor_seconds(command))
+        report.unlink()  # it was written, or this fails
+    scale = len(pairs) / len(done)
+    together = processor_seconds([peer, "-c", DIFFS, *(path for pair in done for path in pair)]) * scale
+    how = "all measured" if len(done) == len(pairs) else f"extrapolated from {len(done)}"
+    print(f"heredity, {members} members + base in one process: {passed[False]:.2f} CPU s; "
+          f"with element statistics {passed[True]:.2f}")  # fmt: skip
+    print(f"weightscope {versions[0]} (torch {versions[1]}): {min(cost):.2f} … {max(cost):.2f} CPU s a pair")
+    for name, total in {"a process a pair": sum(cost) * scale, "one process": together}.items():
+        print(f"{len(pairs)} pairs ({how}), {name}: {total:.1f} CPU s, {total / passed[False]:.0f} × the pass, "
+              f"{total / passed[True]:.0f} × with element statistics")  # fmt: skip
+    inner = (members - 1) / (members + 1)
+    print(f"only the {round(len(pairs) * inner)} pairs of members, a process a pair: in proportion "
+          f"{sum(cost) * scale * inner / passed[False]:.0f} × the pass, "
+          f"{sum(cost) * scale * inner / passed[True]:.0f} × with element statistics")  # fmt: skip
+
+
+PASS = """
+import sys
+from pathlib import Path
+from heredity import Checkpoint, Gram
+models = {Path(path).name: Checkpoint.open(path) for path in sys.argv[3:]}
+Gram.compute(models, reference="base", elements=sys.argv[1] == "1").save(sys.argv[2])
+"""
+
+
+DIFFS = """
+import sys
+from weightscope.diff import diff_models
+for a, b in zip(sys.argv[1::2], sys.argv[2::2]):
+    diff_models(a, b)
+"""
+
+
+def processor_seconds(command: Sequence[str]) -> float:
+    """Run a process to its end; return its CPU seconds, start-up included."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    subprocess.run(command, check=True, capture_output=True, env={**os.environ, "HF_HUB_OFFLINE": "1"})
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
 def billion(folder: Path, members: int) -> None:
@@ -210,12 +304,7 @@ def billion(folder: Path, members: int) -> None:
     groups = [dict(list(names.items())[i : i + 12]) for i in range(0, len(names), 12)]
     for number, group in enumerate(groups):
         part = folder / f"range{number}"
-        for member in range(members + 1):
-            synthesise(
-                part / ("base" if member == 0 else f"m{member:02d}"),
-                "base" if member == 0 else f"m{member:02d}",
-                group,
-            )
+        synthesise(part, ["base", *(f"m{i:02d}" for i in range(1, members + 1))], group)
         paths = [str(p) for p in sorted(part.iterdir())]
         disk = max(disk, sum(f.stat().st_size for f in part.rglob("*.safetensors")) / 1e9)
         found = measured(ranged, paths)
@@ -250,8 +339,8 @@ def ranged(paths: list[str]) -> Any:
 def prepared(folder: Path, preset: str, members: int) -> list[str]:
     """Write the family where it is not there yet; return its folders, the base first."""
     names = ["base", *(f"m{i:02d}" for i in range(1, members + 1))]
-    for name in names:
-        synthesise(folder / preset / name, name, shapes(preset))
+    synthesise(folder / preset, names, shapes(preset))
+    os.sync()  # or writing back would compete with what is measured
     return [str(folder / preset / name) for name in names]
 
 
@@ -289,19 +378,27 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("what", choices=["passes", "curve", "billion"])
-    parser.add_argument("--members", type=int, nargs="+", default=[8])
+    parser.add_argument(
+        "what", choices=["passes", "curve", "pairwise", "billion"], nargs="?", default="passes"
+    )
+    parser.add_argument("--members", type=int, nargs="+")
     parser.add_argument("--preset", choices=PRESETS, default="gpt2")
-    parser.add_argument("--folder", type=Path)
+    parser.add_argument("--pairs", type=int, help="diff only so many pairs, and extrapolate")
+    parser.add_argument("--svg", type=Path, help="where `curve` draws its plot")
+    parser.add_argument("--folder", type=Path, help="keep the checkpoints here")
+    parser.add_argument("--quick", action="store_true", help="a tiny preset, to see that it runs")
     options = parser.parse_args()
+    preset = "pico" if options.quick else options.preset
     folder = options.folder or Path(tempfile.mkdtemp(prefix="heredity-gram-"))
     try:
         if options.what == "passes":
-            passes(folder, options.preset, options.members[0])
+            passes(folder, preset, (options.members or [8])[0])
         elif options.what == "curve":
-            curve(folder, options.preset, options.members if len(options.members) > 1 else [8, 16, 32, 64])
+            curve(folder, preset, options.members or [8, 16, 24, 32, 48, 64], options.svg)
+        elif options.what == "pairwise":
+            pairwise(folder, preset, (options.members or [8])[0], options.pairs)
         else:
-            billion(folder, options.members[0])
+            billion(folder, (options.members or [32])[0])
     finally:
         if options.folder is None:
             shutil.rmtree(folder)
