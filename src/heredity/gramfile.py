@@ -4,6 +4,7 @@ import base64
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 
 from heredity.atomic import writing
 from heredity.checkpoint import Checkpoint
+from heredity.coverage import Coverage, Source
 from heredity.digests import FileState, states
 from heredity.errors import CheckpointError, naming_full_disk
 from heredity.gram import ElementCounts, Gram, TensorGram
@@ -91,6 +93,28 @@ def load(path: Path) -> tuple[Gram, Inputs | None]:
         ) from None
 
 
+@dataclass(frozen=True)
+class Known:
+    """What a stored Gram tells of some of the members, whose files are as they were.
+
+    Attributes:
+        gram: of those members.
+        tensors: the tensors that these members take from the same places now as then.
+    """
+
+    gram: Gram
+    tensors: frozenset[str]
+
+    @property
+    def members(self) -> frozenset[str]:
+        """Who is known."""
+        return frozenset(self.gram.members)
+
+    def part(self, name: str) -> tuple[TensorGram, ElementCounts | None] | None:
+        """Return one tensor's Gram among the known members, or None."""
+        return (self.gram.tensors[name], self.gram.elements.get(name)) if name in self.tensors else None
+
+
 class Keeper:
     """Keeps a Gram beside the family: finished, or tensor by tensor while it is being made.
 
@@ -104,29 +128,42 @@ class Keeper:
         members: tuple[str, ...],
         models: Sequence[Checkpoint],
         options: Mapping[str, Any],
+        coverage: Coverage,
     ) -> None:
-        self._path, self._members, self._reference = path, members, reference
+        self._path, self._members, self._reference, self._coverage = path, members, reference, coverage
         self._models = dict(zip((reference, *members), models, strict=True))
-        self._inputs: Inputs = {"options": dict(options), "files": {}}
+        self._inputs: Inputs = {"options": dict(options), "files": {}, "sources": self._sources()}
         if path is not None:
             self._inputs["files"] = self._states()
 
     def finished(self) -> Gram | None:
-        """Return the Gram that is already there for these inputs (with more members, perhaps), or None."""
-        if self._path is None or not self._path.exists():
+        """Return the Gram that is already there for these members and inputs, or None."""
+        gram, inputs = self._stored()
+        if gram is None or sorted(gram.members) != sorted(self._members):
             return None
-        gram, inputs = load(self._path)
-        if (
-            inputs is None
-            or inputs["options"] != self._inputs["options"]
-            or gram.reference != self._reference
-        ):
-            return None
-        if not all(m in gram.members for m in self._members) or not all(
-            self._unchanged(name, inputs) for name in (self._reference, *self._members)
-        ):
+        if not all(self._unchanged(name, inputs) for name in self._models):
             return None
         return gram if gram.members == self._members else gram.select(self._members)
+
+    def known(self) -> Known | None:
+        """Return what the Gram that is there tells of members whose inputs are as they were, or None."""
+        gram, inputs = self._stored()
+        if gram is None or "sources" not in inputs or not self._unchanged(self._reference, inputs):
+            return None
+        members = [m for m in self._members if m in gram.members and self._unchanged(m, inputs)]
+        if not members:
+            return None
+        then, now = inputs["sources"], self._inputs["sources"]
+        same = [
+            t.name
+            for t in self._coverage.tensors
+            if t.name in gram.tensors
+            and gram.tensors[t.name].shape == t.shape
+            and all(
+                then.get(t.name, {}).get(m) == now.get(t.name, {}).get(m) for m in (self._reference, *members)
+            )
+        ]
+        return Known(gram.select(members), frozenset(same))
 
     def resumed(self) -> dict[str, tuple[TensorGram, ElementCounts | None]]:
         """Return the tensors that an interrupted run of the same job measured, and start the journal."""
@@ -176,6 +213,28 @@ class Keeper:
         save(gram, self._path, self._inputs)
         self._journal().unlink(missing_ok=True)
 
+    def _stored(self) -> tuple[Gram, Inputs] | tuple[None, Inputs]:
+        if self._path is None or not self._path.exists():
+            return None, {}
+        gram, inputs = load(self._path)
+        if (
+            inputs is None
+            or inputs["options"] != self._inputs["options"]
+            or gram.reference != self._reference
+        ):
+            return None, {}
+        return gram, inputs
+
+    def _sources(self) -> dict[str, dict[str, str]]:
+        """Return tensor → model → where it takes the tensor from, unless it is the whole one of that name."""
+        found: dict[str, dict[str, str]] = {}
+        for tensor in self._coverage.tensors:
+            for model, source in zip((self._reference, *self._members), tensor.sources, strict=True):
+                place = _place(source)
+                if place != tensor.name:
+                    found.setdefault(tensor.name, {})[model] = place
+        return found
+
     def _unchanged(self, name: str, inputs: Inputs) -> bool:
         return _same(inputs["files"].get(name, []), self._inputs["files"][name])
 
@@ -205,6 +264,12 @@ class Keeper:
     def _journal(self) -> Path:
         assert self._path is not None
         return self._path.with_name(f".{self._path.name}.journal")
+
+
+def _place(source: Source) -> str:
+    if source.rows is None:
+        return source.name
+    return f"{source.name}[{hashlib.sha256(np.ascontiguousarray(source.rows).tobytes()).hexdigest()}]"
 
 
 def _same(before: Sequence[Mapping[str, Any]], now: Sequence[Mapping[str, Any]]) -> bool:

@@ -1,15 +1,16 @@
 """One streamed pass over a family's files that fills its Gram matrix, in memory that no model's size changes.
 
 A tensor is cut into ranges of whole rows, the same for any number of jobs, any sharding and any memory limit;
-ranges are measured anywhere and added up in order, so the result has the same bits however it was made.
+ranges are measured anywhere and added up in order, so the result has the same bits however it was made: in
+one pass, resumed, or by adding members to a stored Gram, when only their rows are multiplied.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +26,9 @@ from heredity.kernels.decode import code_of
 from heredity.kernels.elements import WORDS, count_elements
 from heredity.kernels.gram import CHUNK, DELTA, TILE, add_gram, load
 
+if TYPE_CHECKING:
+    from heredity.gramfile import Known
+
 RANGE = 1 << 22  # elements of a range, about
 PIECE = 1 << 16  # elements read at a time, about: K pieces stay in the cache until they are multiplied
 
@@ -34,24 +38,26 @@ Progress = Callable[[str, int], None]
 
 @dataclass(frozen=True)
 class Job:
-    """A range of rows of one common tensor."""
+    """A range of rows of one common tensor; products among the first `known` members are left at zero."""
 
     tensor: Common
     start: int
     stop: int
     piece: int
     elements: bool
+    known: int = 0
 
 
 @dataclass(frozen=True)
 class Partial:
-    """What a range adds to a tensor's Gram matrix."""
+    """What a range adds to a tensor's Gram matrix; `narrow`: float32 would not do, and members were known."""
 
     products: NDArray[np.float64]
     sums: NDArray[np.float64]
     both: NDArray[np.int64]
     agree: NDArray[np.int64]
     nonfinite: NDArray[np.int64]
+    narrow: bool = False
 
     def plus(self, other: "Partial") -> "Partial":
         """Return the sum of two ranges; what comes from another process may be read-only."""
@@ -61,6 +67,7 @@ class Partial:
             self.both + other.both,
             self.agree + other.agree,
             self.nonfinite + other.nonfinite,
+            self.narrow or other.narrow,
         )
 
 
@@ -92,7 +99,8 @@ def measure(
         jobs: threads, or tasks at once on the cluster.
         ray: address of a Ray cluster, "local" for one of its own, None for none.
         max_memory: bytes of buffers; fewer jobs run when it is short.
-        store: file to keep the Gram in: re-used when the inputs are unchanged, resumed when interrupted.
+        store: file to keep the Gram in: re-used when the inputs are unchanged, resumed when interrupted; new
+            members are read once with the known ones, and only their rows are multiplied.
         progress: called after every range.
 
     Raises:
@@ -121,13 +129,18 @@ def measure(
         "elements": elements,
         "nonfinite": nonfinite,
     }
-    keeper = Keeper(None if store is None else Path(store), reference, names, models, options)
+    keeper = Keeper(None if store is None else Path(store), reference, names, models, options, coverage)
     kept = keeper.finished()
     if kept is not None:
         return kept
-    measured.update(keeper.resumed())
+    known = keeper.known()
+    if known is not None and known.members == frozenset(names):  # members were only taken away
+        measured.update({t.name: part for t in coverage.tensors if (part := known.part(t.name)) is not None})
+    untouched = len(measured) == len(coverage.tensors)
+    if not untouched:
+        measured.update(keeper.resumed())
     todo = [tensor for tensor in coverage.tensors if tensor.name not in measured]
-    for tensor, total in _totals(models, todo, execution, elements, progress):
+    for tensor, total in _with_known(models, names, todo, known, execution, elements, progress):
         if total.nonfinite.any():
             what = _complaint(tensor, models, total.nonfinite)
             if nonfinite == "error":
@@ -149,7 +162,8 @@ def measure(
         dtypes={name: main_dtype(m) for name, m in zip((reference, *names), models, strict=True)},
         left_out=left_out,
     )
-    keeper.finish(gram)
+    if not untouched:  # else the store holds all this, and more
+        keeper.finish(gram)
     return gram
 
 
@@ -172,6 +186,8 @@ def measure_range(models: Sequence[Checkpoint], job: Job) -> Partial:
             plan.add(start, min(job.stop, start + job.piece))
         plan.finish(result)
     if not np.isfinite(result.sums).all() or not np.isfinite(result.products).all() or plan.tiny(result):
+        if job.known:
+            return replace(result, narrow=True)
         _redo_exactly(models, job, result)
     return result
 
@@ -208,6 +224,7 @@ class _Rows:
             self.left = np.concatenate([f.scale * f.left.astype(np.float64) for f in self.factors], axis=1)
             self.right = np.concatenate([f.right.astype(np.float64) for f in self.factors])
             self.mixed = np.zeros((n, self.ranks[-1]))
+        self.first = sum(row <= job.known for row in self.stored) if job.known else 0
         members = n - 1 + len(self.factors)
         self.both, self.agree = np.zeros((2, members, members), np.int64)
 
@@ -216,7 +233,7 @@ class _Rows:
         n = stop - start
         for reader, row in zip(self.readers, self.raw, strict=True):
             reader.read_raw(start, stop, row)
-        add_gram(self.raw, self.codes, n, 0, self.rows, self.products, self.sums, self.seen)
+        add_gram(self.raw, self.codes, n, self.first, self.rows, self.products, self.sums, self.seen)
         if self.factors:
             self._add_mixed(start, stop)
         if self.job.elements:
@@ -278,7 +295,7 @@ class _Rows:
             codes = np.concatenate([codes, np.full(len(dense), DELTA, np.int64)])
         rows = self.rows if len(self.rows) >= len(codes) else np.zeros((len(codes), CHUNK), np.float32)
         changed, negative = np.empty((2, len(codes), WORDS), np.uint64)
-        count_elements(raw, codes, stop - start, rows, changed, negative, self.both, self.agree)
+        count_elements(raw, codes, stop - start, self.first, rows, changed, negative, self.both, self.agree)
 
 
 def _measure_elsewhere(models: Sequence[Checkpoint], job: Job) -> Partial:
@@ -305,15 +322,71 @@ def _redo_exactly(models: Sequence[Checkpoint], job: Job, result: Partial) -> No
             result.sums[:] += values.sum(axis=1)
 
 
+def _with_known(
+    models: Sequence[Checkpoint],
+    names: tuple[str, ...],
+    tensors: Sequence[Common],
+    known: "Known | None",
+    execution: Execution,
+    elements: bool,
+    progress: Progress | None,
+) -> Iterator[tuple[Common, Partial]]:
+    """Measure tensors; of those that a stored Gram has, only the products of members that are new to it.
+
+    A tensor with low-rank differences is measured anew: its products come from matrices that hold the factors
+    of all members, and their last bits depend on how many there are. So do those of a tensor that float32 is
+    too narrow for.
+    """
+    added = [] if known is None else [t for t in tensors if known.part(t.name) and not _factored(models, t)]
+    taken = {t.name for t in added}
+    anew = [t for t in tensors if t.name not in taken]
+    if known is not None and added:
+        # the known members go first, so that what is new is the last rows
+        order = [0, *sorted(range(1, len(models)), key=lambda row: names[row - 1] not in known.members)]
+        places = {t.name: t for t in added}
+        moved = [replace(t, sources=tuple(t.sources[row] for row in order)) for t in added]
+        shuffled = [models[row] for row in order]
+        count = len(known.members)
+        for tensor, total in _totals(shuffled, moved, execution, elements, progress, count):
+            part = known.part(tensor.name)
+            if total.narrow or part is None:
+                anew.append(places[tensor.name])
+            else:
+                yield places[tensor.name], _joined(total, part, names, order)
+    yield from _totals(models, anew, execution, elements, progress)
+
+
+def _factored(models: Sequence[Checkpoint], tensor: Common) -> bool:
+    pairs = zip(models, tensor.sources, strict=True)
+    return any(model.low_rank(source.name) is not None for model, source in pairs)
+
+
+def _joined(
+    total: Partial, part: tuple[TensorGram, ElementCounts | None], names: tuple[str, ...], order: list[int]
+) -> Partial:
+    """Put the stored products among the new ones, and the members in the order asked for."""
+    gram, counts = part
+    back = np.argsort(order)
+    products, sums = total.products[np.ix_(back, back)], total.sums[back]
+    both, agree = (a[np.ix_(back[1:] - 1, back[1:] - 1)] for a in (total.both, total.agree))
+    rows = np.array([0, *(names.index(member) + 1 for member in gram.members)])
+    products[np.ix_(rows, rows)] = gram.products
+    if counts is not None:
+        both[np.ix_(rows[1:] - 1, rows[1:] - 1)] = counts.both
+        agree[np.ix_(rows[1:] - 1, rows[1:] - 1)] = counts.agree
+    return Partial(products, sums, both, agree, total.nonfinite[back])
+
+
 def _totals(
     models: Sequence[Checkpoint],
     tensors: Sequence[Common],
     execution: Execution,
     elements: bool,
     progress: Progress | None,
+    known: int = 0,
 ) -> Iterator[tuple[Common, Partial]]:
     with threadpool_limits(1):  # products of factors must not depend on the number of threads
-        yield from _added_up(models, tensors, execution, elements, progress)
+        yield from _added_up(models, tensors, execution, elements, progress, known)
 
 
 def _added_up(
@@ -322,8 +395,9 @@ def _added_up(
     execution: Execution,
     elements: bool,
     progress: Progress | None,
+    known: int,
 ) -> Iterator[tuple[Common, Partial]]:
-    jobs = [job for tensor in tensors for job in _ranges(tensor, elements)]
+    jobs = [job for tensor in tensors for job in _ranges(tensor, elements, known)]
     here = isinstance(execution, Serial | Threads)
     task = partial(measure_range if here else _measure_elsewhere, tuple(models))
     total: Partial | None = None
@@ -336,12 +410,13 @@ def _added_up(
             total = None
 
 
-def _ranges(tensor: Common, elements: bool) -> list[Job]:
+def _ranges(tensor: Common, elements: bool, known: int) -> list[Job]:
     width = max(1, int(np.prod(tensor.shape[1:], dtype=np.int64)))
     step, piece = max(1, RANGE // width) * width, max(1, PIECE // width) * width
     if not tensor.size:
         return []
-    return [Job(tensor, s, min(tensor.size, s + step), piece, elements) for s in range(0, tensor.size, step)]
+    starts = range(0, tensor.size, step)
+    return [Job(tensor, s, min(tensor.size, s + step), piece, elements, known) for s in starts]
 
 
 def _finished(

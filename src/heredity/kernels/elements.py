@@ -20,13 +20,14 @@ def count_ones(context, word):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True)
-def count_elements(raw, codes, n, rows, changed, negative, both, agree):  # type: ignore[no-untyped-def]
+def count_elements(raw, codes, n, first, rows, changed, negative, both, agree):  # type: ignore[no-untyped-def]
     """Add to `both` and `agree` for n elements.
 
     Args:
         raw: uint8[R, at least n · bytes per element]; row 0 is the reference, each row aligned.
         codes: int64[R], as for `gram.add_gram`.
         n: number of elements.
+        first: rows before this one are known already: pairs among them are skipped.
         rows: float32[at least R, 1024] to work in.
         changed: uint64[R, 16] to work in.
         negative: uint64[R, 16] to work in.
@@ -41,7 +42,7 @@ def count_elements(raw, codes, n, rows, changed, negative, both, agree):  # type
             rows[r, width:] = 0
             pack(rows[r], changed[r], negative[r])
         for i in range(members):
-            for j in range(i, members):
+            for j in range(max(i, first - 1), members):
                 total, same = compare(changed[i + 1], negative[i + 1], changed[j + 1], negative[j + 1])
                 both[i, j] += total
                 agree[i, j] += same

@@ -28,7 +28,8 @@ def add_gram(raw, codes, n, first, rows, products, sums, seen):  # type: ignore[
         raw: uint8[R, at least n · bytes per element]; row 0 is the reference, each row aligned.
         codes: int64[R], formats as in `decode.CODES`, or `DELTA`.
         n: number of elements.
-        first: rows before this one are known already: pairs among them are skipped.
+        first: rows before this one are known already: pairs among them are skipped, but for the tiles on
+            the diagonal, whose squares tell whether float32 was wide enough.
         rows: float32[R rounded up to a multiple of 4, 1024] to work in, zero in the rows of padding.
         products: float64[as rows, as rows]: the upper triangle of tiles is filled.
         sums: float64[as rows].
@@ -42,7 +43,10 @@ def add_gram(raw, codes, n, first, rows, products, sums, seen):  # type: ignore[
             sums[r] += total
             seen[r] |= bits
         for i in range(0, len(rows), TILE):
-            for j in range(max(i, first // TILE * TILE), len(rows), TILE):
+            begin = max(i, first // TILE * TILE)
+            if begin > i:
+                add_tile(rows, i, i, width, products)
+            for j in range(begin, len(rows), TILE):
                 add_tile(rows, i, j, width, products)
 
 
