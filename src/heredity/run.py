@@ -73,7 +73,7 @@ class Run:
                 other than a run, or was started with another configuration.
         """
         path = Path(path)
-        if path.exists() and not path.is_dir():
+        if any(part.exists() and not part.is_dir() for part in (path, *path.parents)):
             raise ConfigError(f"{path}: exists and is not a folder", "choose another output with -o")
         state = {
             "schema": 1, "command": command, "config": json.loads(json.dumps(config)), "seed": seed,
@@ -99,7 +99,9 @@ class Run:
         path.mkdir(parents=True, exist_ok=True)
         run = cls(path, state)
         if record.exists() and overwrite:
-            for folder in read_record(record).get("folders", []):
+            state["folders"] = read_record(record).get("folders", [])
+            run._save()  # first of all the journal forgets: killed from here on, nothing passes for done
+            for folder in state["folders"]:
                 if Path(folder).name == folder:  # a name of ours, not a path that leads elsewhere
                     shutil.rmtree(path / folder, ignore_errors=True)
             for stale in (

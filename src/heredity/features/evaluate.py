@@ -121,6 +121,11 @@ def qualities(
     n_tokens = stream.n_blocks * stream.context
     n_predicted = stream.n_blocks * (stream.context - 1)
     ce_clean, ce_zero = clean / n_predicted, zero / n_predicted
+    if ce_zero == ce_clean or spread <= 0:
+        raise StoreError(
+            f"site {site}: its activations do not vary, or the model's loss does not depend on them",
+            "choose a site that the model uses: nothing can be recovered there",
+        )
     return [
         Quality(
             l0=total.n_codes / n_tokens,

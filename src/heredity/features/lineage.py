@@ -68,7 +68,11 @@ class EdgeResult(Struct, eq=False, dict=True):
         return np.mean([c.parent.curve for c in self.comparisons], axis=0)
 
     def heritability(self, at: int) -> tuple[float | None, float | None, float | None]:
-        """Return heritability and its 95 % interval at one place of the τ grid; None: no usable ceiling."""
+        """Return heritability and its 95 % interval at one place of the τ grid; None: no usable ceiling.
+
+        Resamples in which the ceiling is not above the floor have no ratio and are left out of the interval;
+        with a usable ceiling they are at most one in forty.
+        """
         if self.ceiling is None:
             return None, None, None
         ceiling, resampled = self.ceiling

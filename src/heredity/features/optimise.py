@@ -32,9 +32,9 @@ class Adam(Struct, eq=False):
     epsilon: float = 1e-8
 
     @classmethod
-    def start(cls, p: Parameters) -> "Adam":
+    def start(cls, p: Parameters, beta1: float = 0.9, beta2: float = 0.999) -> "Adam":
         """Return moments of zero."""
-        return cls(p.zeros(), p.zeros())
+        return cls(p.zeros(), p.zeros(), beta1=beta1, beta2=beta2)
 
     def update(self, p: Parameters, gradients: Parameters, rate: float) -> None:
         """Take one step in place, and set the gradients to zero."""

@@ -106,7 +106,7 @@ def train(
         StoreError: the loss is no longer finite; the message names the step.
     """
     settings = _record(variant, store, training, seed)
-    state = _resume(checkpoint, settings, device) or _start(variant, store, seed, device)
+    state = _resume(checkpoint, settings, training, device) or _start(variant, store, training, seed, device)
     gradients = state.p.zeros()
     order = _Order(store.n_tokens, seed)
     bar = tqdm(
@@ -208,12 +208,13 @@ class _Order:
         return np.concatenate(parts)
 
 
-def _start(variant: Variant, store: ActivationStore, seed: int, device: str) -> _State:
+def _start(variant: Variant, store: ActivationStore, training: Training, seed: int, device: str) -> _State:
     rows = sample(store, seed)
     scale = input_scale(rows)
     p = random_parameters(store.d, variant.d_sae, geometric_median(rows * scale), seed)
     p = Parameters(*(getattr(p, name).to(device) for name in p.__struct_fields__))
-    return _State(p, Adam.start(p), np.zeros(variant.d_sae, np.int64), scale, float(variant.d_sae))
+    adam = Adam.start(p, training.beta1, training.beta2)
+    return _State(p, adam, np.zeros(variant.d_sae, np.int64), scale, float(variant.d_sae))
 
 
 def _finished(variant: Variant, state: _State, store: ActivationStore, training: Training, seed: int) -> SAE:
@@ -250,7 +251,7 @@ def _save(path: Path, state: _State, settings: str) -> None:
         save_file(tensors, temporary, metadata)
 
 
-def _resume(path: Path | None, settings: str, device: str) -> _State | None:
+def _resume(path: Path | None, settings: str, training: Training, device: str) -> _State | None:
     if path is None or not path.exists():
         return None
     with safe_open(path, "pt") as file:
@@ -265,7 +266,7 @@ def _resume(path: Path | None, settings: str, device: str) -> _State | None:
     def group(name: str) -> Parameters:
         return Parameters(*(tensors[f"{name}.{field}"].to(device) for field in Parameters.__struct_fields__))
 
-    adam = Adam(group("mean"), group("square"), facts["step"])
+    adam = Adam(group("mean"), group("square"), facts["step"], training.beta1, training.beta2)
     return _State(
         group("weight"), adam, tensors["since"].numpy(), facts["scale"], facts["mean_l0"], facts["step"]
     )

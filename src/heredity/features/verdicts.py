@@ -26,6 +26,9 @@ from heredity.features.resample import NEAR, Bounds, Resampler, Totals
 _Share = Annotated[float, Meta(gt=0, le=1)]
 
 
+_LEAST_TAU = 0.3
+
+
 class Tracking(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Settings of a lineage.
 
@@ -50,6 +53,11 @@ class Tracking(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     resamples: Annotated[int, Meta(ge=20)] = 200
 
     def __post_init__(self) -> None:
+        if self.tau < _LEAST_TAU:
+            raise ConfigError(
+                f"tau {self.tau} is below {_LEAST_TAU}, where the τ curve begins",
+                "a match correlates more than that",
+            )
         if self.split_tau > self.tau:
             raise ConfigError(
                 f"split_tau {self.split_tau} is above tau {self.tau}", "a part correlates less than a match"

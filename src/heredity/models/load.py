@@ -8,6 +8,7 @@ from typing import Any
 
 import numba
 
+from heredity.checkpoint import Checkpoint
 from heredity.errors import CheckpointError, ConfigError, ExtraMissingError, MismatchError
 
 try:
@@ -40,6 +41,7 @@ def load(path: Path | str, *, device: str = "cpu", dtype: str = "float32") -> nn
         raise CheckpointError(
             f"{folder}: no safetensors file", "only safetensors weights are loaded; pickles are not"
         )
+    Checkpoint.open(folder)  # checks every size against its file, and names the file and the tensor
     with quiet_transformers():
         try:
             model, info = AutoModelForCausalLM.from_pretrained(

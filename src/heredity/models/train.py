@@ -222,9 +222,7 @@ class _HeadLoss(torch.autograd.Function):
     CHUNK_ELEMENTS = 1 << 21
 
     @staticmethod
-    def forward(
-        ctx: Any, hidden: torch.Tensor, weight: torch.Tensor, target: torch.Tensor
-    ) -> torch.Tensor:
+    def forward(ctx: Any, hidden: torch.Tensor, weight: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         rows = max(1, _HeadLoss.CHUNK_ELEMENTS // weight.shape[0])
         d_hidden, d_weight = torch.empty_like(hidden), torch.zeros_like(weight)
         total = torch.zeros((), dtype=torch.float64)

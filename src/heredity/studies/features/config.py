@@ -93,6 +93,7 @@ class Sae(_Settings, frozen=True, kw_only=True):
         tokens: training tokens drawn from the stream, in all (repeated in a new order when it is shorter).
         batch_tokens: tokens per step.
         learning_rate: Adam's.
+        beta2: Adam's.
         l1: L1 coefficient of the base's ReLU SAE, for comparison.
         mix: "shared" trains every SAE on the same tokens of all domains; "cumulative" on the domains that its
             member has seen, as the paper does.
@@ -107,7 +108,8 @@ class Sae(_Settings, frozen=True, kw_only=True):
     tokens: Count
     batch_tokens: Count = 2048
     learning_rate: Annotated[float, Meta(gt=0)] = 1e-3
-    l1: Annotated[float, Meta(gt=0)] = 1e-3
+    beta2: Annotated[float, Meta(ge=0, lt=1)] = 0.999
+    l1: Annotated[float, Meta(gt=0)] = 1.5
     mix: Literal["shared", "cumulative"] = "shared"
     stream_tokens: Count = 100_000
     evaluation_tokens: Count = 16_000
@@ -210,7 +212,7 @@ def with_values(config: StudyConfig, assignments: tuple[str, ...]) -> StudyConfi
         try:
             for part in parents:
                 place = place[int(part)] if isinstance(place, list | tuple) else place[part]
-            if isinstance(place, list | tuple):
+            if not isinstance(place, dict):
                 raise KeyError(last)
         except (KeyError, IndexError, ValueError, TypeError):
             raise ConfigError(

@@ -18,7 +18,7 @@ def findings(run: Run, config: StudyConfig) -> pl.DataFrame:
         *_quality(run.table("saes")),
         *_edges(run.table("edges"), config),
         *_inheritance(run.table("inheritance"), config),
-        _universal(run.table("universal"), config),
+        _universal(run.table("universal"), run.table("edges"), config),
         f"All shares are conditional on these SAEs ({config.sae.seeds} seeds per member).",
     ]
     return pl.DataFrame(
@@ -60,7 +60,7 @@ def _quality(saes: pl.DataFrame) -> list[str]:
     verdict = (
         f"within the goal of {goal}"
         if fvu <= FVU_GOAL and recovered >= CE_GOAL
-        else f"short of the goal of {goal}"
+        else f"short of the goal of {goal}: the curve over L0 shows what more latents per token would explain"
     )
     return [
         f"The SAEs leave at most {fvu:.1%} of the variance unexplained at L0 = {_number(topk['l0'].mean()):.0f} "
@@ -96,16 +96,26 @@ def _edges(edges: pl.DataFrame, config: StudyConfig) -> list[str]:
 
 def _inheritance(inheritance: pl.DataFrame, config: StudyConfig) -> list[str]:
     share = dict(inheritance.select("kind", "share").iter_rows())
+    found = inheritance.filter(pl.col("kind").is_in(["left only", "right only", "both"]))
+    chance, again = _number(found["floor"].sum()), _number(found["ceiling"].max())
     return [
         f"Of the merge's features {share['both']:.1%} are found in both parents, {share['left only']:.1%} only in "
         f"{config.merge.left}, {share['right only']:.1%} only in {config.merge.right}, "
-        f"and {share['neither']:.1%} in neither."
+        f"and {share['neither']:.1%} in neither; by chance {chance:.1%} would be found in one, and a second SAE "
+        f"of the merge finds {again:.1%} again."
     ]
 
 
-def _universal(universal: pl.DataFrame, config: StudyConfig) -> str:
+def _universal(universal: pl.DataFrame, edges: pl.DataFrame, config: StudyConfig) -> str:
     count = universal["index"].n_unique() if universal.height else 0
-    return f"{count} features are matched in all {len(config.members)} members."
+    own = edges.filter((pl.col("tau") == config.lineage.tau) & (pl.col("parent") == config.base.name))
+    # What is matched in all members is matched on each of the base's edges: the lower floor bounds its chance.
+    chance = _number(own["floor"].min())
+    return (
+        f"{count} features of the base's first SAE are matched in all {len(config.members)} members: "
+        f"{count / config.sae.latents:.1%} of its latents, where chance gives at most {chance:.1%} "
+        f"and a second SAE of the base finds {_number(own['ceiling_parent'].max()):.1%} again."
+    )
 
 
 def _mean(rows: list[dict[str, Any]], column: str) -> float:

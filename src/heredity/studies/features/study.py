@@ -35,7 +35,9 @@ def study(
     """
     if run.done("report"):
         return False
-    numba.set_num_threads(1)  # two parallel runtimes in one process only wait for each other; no bit depends on it
+    numba.set_num_threads(
+        1
+    )  # two parallel runtimes in one process only wait for each other; no bit depends on it
     streams = text.prepare(run, config, root=root, say=say)
     family.train_members(run, config, streams, device=device, progress=progress, say=say)
     family.merge_children(run, config, family.sweep(run, config, streams, device=device, say=say))

@@ -89,11 +89,17 @@ def train_saes(
 def train_one(job: SaeJob) -> list[dict[str, Any]]:
     """Train one SAE and save it in SAELens' layout with its history beside it; runs in a worker process."""
     variant = TopK(d_sae=job.latents, k=job.k) if job.variant == "topk" else L1(d_sae=job.latents, l1=job.l1)
+    diary = Path(f"{job.checkpoint}.json")
     history: list[dict[str, Any]] = []
+    before = msgspec.json.decode(diary.read_bytes()) if diary.exists() else []
 
     def log(values: dict[str, Any]) -> None:
+        if not history and before:  # resumed: keep what the diary has from before the checkpoint
+            history.extend(row for row in before if row["step"] < values["step"])
+            before.clear()
         if values["step"] % _LOG_EVERY == 0 or values["step"] == job.training.steps:
             history.append({"member": job.member, "variant": job.variant, "seed": job.seed, **values})
+            write_bytes(diary, msgspec.json.encode(history))
 
     numba.set_num_threads(1)  # one thread per worker: the workers share the machine
     with threads(1):
@@ -102,10 +108,9 @@ def train_one(job: SaeJob) -> list[dict[str, Any]]:
             callback=log, device=job.device, progress=False,
         )  # fmt: skip
     save_sae(sae, Path(job.out))
-    write_bytes(
-        Path(job.out) / "history.json", msgspec.json.encode(history)
-    )  # last: it marks the SAE as done
+    write_bytes(Path(job.out) / "history.json", msgspec.json.encode(history))  # last: the SAE is done
     Path(job.checkpoint).unlink(missing_ok=True)
+    diary.unlink(missing_ok=True)
     return history
 
 
@@ -200,8 +205,10 @@ def _jobs(run: Run, config: StudyConfig, device: str) -> list[SaeJob]:
     plan = [(member, "topk", seed) for member in config.members for seed in range(config.sae.seeds)]
     plan.append((config.base.name, "l1", 0))
     training = Training(
-        tokens=config.sae.tokens, batch_tokens=config.sae.batch_tokens, rate=config.sae.learning_rate
-    )
+        tokens=config.sae.tokens, batch_tokens=config.sae.batch_tokens, rate=config.sae.learning_rate,
+        beta2=config.sae.beta2, dead_after_tokens=min(100_000, max(1, config.sae.tokens // 10)),
+        resample_every_tokens=min(500_000, max(1, config.sae.tokens // 6)),
+    )  # fmt: skip
     return [
         SaeJob(
             member=member, variant=variant, seed=seed, store=str(_store(run, member)), latents=config.sae.latents,
