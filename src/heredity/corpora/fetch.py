@@ -62,12 +62,17 @@ def index_url() -> str | None:
     chosen = os.environ.get("PIP_INDEX_URL", "").strip()
     if chosen:
         return chosen
-    command = [sys.executable, "-m", "pip", "config", "get", "global.index-url"]
+    # Not `config get`: pip 23 does not find there what PIP_CONFIG_FILE names.
+    command = [sys.executable, "-m", "pip", "config", "list"]
     try:
         answer = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return None  # no pip here: an environment made by another installer
-    return (answer.stdout.strip() or None) if answer.returncode == 0 else None
+    for line in answer.stdout.splitlines() if answer.returncode == 0 else ():
+        key, _, value = line.partition("=")
+        if key == "global.index-url":
+            return value.strip().strip("'\"").strip() or None
+    return None
 
 
 def _download(name: str, target: Path) -> None:
