@@ -10,6 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from heredity import Checkpoint
+from heredity.checkpoint import allowing_pickles
 from heredity.errors import CheckpointError
 from pico import encode, make_family, stored, write_file, write_model, write_raw
 
@@ -194,7 +195,11 @@ def test_pickles_are_never_opened(tmp_path):
     (tmp_path / "pytorch_model.bin").write_bytes(b"cos\nsystem\n(S'touch /tmp/owned'\ntR.")
     with pytest.raises(CheckpointError, match="pickled") as caught:
         Checkpoint.open(tmp_path)
-    assert "never opened" in caught.value.hint
+    assert "--allow-pickle-weights" in caught.value.hint
+    (tmp_path / "pytorch_model.bin").rename(tmp_path / "consolidated.00.pth")
+    with allowing_pickles(), pytest.raises(CheckpointError, match="pickled") as caught:
+        Checkpoint.open(tmp_path)
+    assert "only pytorch_model.bin" in caught.value.hint
 
 
 def test_a_file_cut_short_while_open_is_an_error(tmp_path):

@@ -3,6 +3,8 @@
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
+from importlib import import_module
 from pathlib import Path, PurePosixPath
 from types import MappingProxyType
 from typing import Any
@@ -20,7 +22,23 @@ __all__ = ["Checkpoint", "LowRank", "Reader", "TensorInfo"]
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 ADAPTER_CONFIG = "adapter_config.json"
-_PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json", "model.pt", "consolidated.00.pth")
+PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json")
+_OTHER_PICKLES = ("model.pt", "consolidated.00.pth")
+_pickles_allowed: ContextVar[bool] = ContextVar("pickles_allowed", default=False)
+
+
+@contextmanager
+def allowing_pickles() -> Iterator[None]:
+    """Let `Checkpoint.open` convert pickled weights, once, into safetensors in the cache; needs torch.
+
+    >>> with allowing_pickles():
+    ...     checkpoint = Checkpoint.open("folder-with-pytorch_model.bin")
+    """
+    token = _pickles_allowed.set(True)
+    try:
+        yield
+    finally:
+        _pickles_allowed.reset(token)
 
 
 class Checkpoint:
@@ -63,7 +81,8 @@ class Checkpoint:
     ) -> "Checkpoint":
         """Open a folder, a .safetensors file, or a Hub id ("org/name" or "org/name@revision").
 
-        Reads headers only. The size of every tensor is checked against its file.
+        Reads headers only. The size of every tensor is checked against its file. Pickled weights are refused,
+        except in `allowing_pickles`; then the tensors are read from the cache, all else from the folder.
 
         Args:
             ref: what to open; a checkpoint is returned as it is.
@@ -73,6 +92,7 @@ class Checkpoint:
 
         Raises:
             CheckpointError: missing, truncated, damaged, or only pickled weights.
+            ExtraMissingError: pickled weights are allowed, and there is no torch.
         """
         if isinstance(ref, Checkpoint):
             return ref
@@ -80,7 +100,12 @@ class Checkpoint:
         if not path.exists():
             from heredity.hub import resolve
 
-            path = resolve(str(ref), revision=revision, offline=offline)
+            path = resolve(
+                str(ref),
+                revision=revision,
+                offline=offline,
+                pickles=PICKLES if _pickles_allowed.get() else (),
+            )
         if path.is_file():
             tensors, metadata = read_header(path)
             return cls(path, tensors, _config(path.parent), name=path.stem, metadata=metadata)
@@ -166,21 +191,30 @@ def _folder_tensors(path: Path) -> tuple[dict[str, TensorInfo], dict[str, str]]:
     singles = sorted(path.glob("*.safetensors"))
     if len(singles) == 1:
         return read_header(singles[0])
-    pickled = [name for name in _PICKLES if (path / name).exists()]
+    pickled = [name for name in (*PICKLES, *_OTHER_PICKLES) if (path / name).exists()]
+    if pickled and pickled[0] in PICKLES and _pickles_allowed.get():
+        convert = import_module("heredity.models.convert").convert  # above us, and torch: only when allowed
+        return _folder_tensors(convert(path / pickled[0]))
     if pickled:
         raise CheckpointError(
             f"{path}: only pickled weights ({pickled[0]}), which can run code when they are opened",
-            "convert them to safetensors first: pickles can run code and are never opened",
+            "--allow-pickle-weights reads the tensors alone, and keeps them as safetensors in the cache"
+            if pickled[0] in PICKLES
+            else "convert them to safetensors first: of pickles, only pytorch_model.bin is ever read",
         )
     what = f"{len(singles)} safetensors files and no {INDEX}" if singles else "no safetensors weights"
     raise CheckpointError(f"{path}: {what}", f"a checkpoint has {SINGLE}, or shards with {INDEX}")
 
 
-def _sharded(path: Path) -> tuple[dict[str, TensorInfo], dict[str, str]]:
-    index = path / INDEX
+def read_index(index: Path) -> list[tuple[str, str]]:
+    """Return (tensor, file) of all tensors of an index, in order of name; files stay inside the folder.
+
+    Raises:
+        CheckpointError: it cannot be read, or points elsewhere.
+    """
     try:
         weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-        entries = sorted(weight_map.items())
+        entries: list[tuple[str, str]] = sorted(weight_map.items())
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise CheckpointError(
             f"{index}: cannot be read as an index ({error})", "download or write it again"
@@ -190,6 +224,11 @@ def _sharded(path: Path) -> tuple[dict[str, TensorInfo], dict[str, str]]:
             raise CheckpointError(
                 f"{index}: tensor {name} points outside the folder: {file!r}", "do not use this checkpoint"
             )
+    return entries
+
+
+def _sharded(path: Path) -> tuple[dict[str, TensorInfo], dict[str, str]]:
+    entries = read_index(path / INDEX)
     shards: dict[str, dict[str, TensorInfo]] = {}
     metadata: dict[str, str] = {}
     for file in sorted({file for _, file in entries}):

@@ -7,6 +7,7 @@ import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from heredity.adapter import AdaptedCheckpoint
 from heredity.checkpoint import Checkpoint
 
 _BESIDE = ("config.json", "adapter_config.json", "tokenizer.json", "vocab.json", "vocab.txt")
@@ -46,7 +47,7 @@ def states(checkpoint: Checkpoint) -> tuple[FileState, ...]:
     Weight files come with the hashes that are known without reading; the small files beside them (scale of an
     adapter, tied heads, vocabularies that rows are joined by) are hashed.
     """
-    folders = dict.fromkeys(file.parent for file in checkpoint.files)
+    folders = dict.fromkeys([*(file.parent for file in checkpoint.files), *_own_folders(checkpoint)])
     beside = [folder / name for folder in folders for name in _BESIDE if (folder / name).is_file()]
     return (
         *(state(file) for file in checkpoint.files),
@@ -95,6 +96,12 @@ def cache_folder() -> Path:
     if own:
         return Path(own)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "heredity"
+
+
+def _own_folders(checkpoint: Checkpoint) -> list[Path]:
+    """Return where a checkpoint's small files lie; converted weights lie apart from them, in the cache."""
+    inner = _own_folders(checkpoint.base) if isinstance(checkpoint, AdaptedCheckpoint) else []
+    return [*inner, checkpoint.path if checkpoint.path.is_dir() else checkpoint.path.parent]
 
 
 def _cache_file() -> Path:

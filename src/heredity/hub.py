@@ -2,6 +2,7 @@
 
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from heredity.errors import CheckpointError
@@ -11,8 +12,16 @@ _NAME = re.compile(r"[\w.-]+/[\w.-]+")
 _FILES = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.txt", "*.model", "*.jinja", "README.md"]
 
 
-def resolve(ref: str, *, revision: str | None = None, offline: bool | None = None) -> Path:
+def resolve(
+    ref: str, *, revision: str | None = None, offline: bool | None = None, pickles: Sequence[str] = ()
+) -> Path:
     """Return the local folder of a Hub id, downloading what is missing unless offline.
+
+    Args:
+        ref: org/name or org/name@revision.
+        revision: branch, tag or commit.
+        offline: never use the network; default: HF_HUB_OFFLINE.
+        pickles: names of pickled weights that may be used where there are no safetensors.
 
     Raises:
         CheckpointError: not a folder and not a Hub id, not in the cache while offline, or the Hub refused.
@@ -29,10 +38,19 @@ def resolve(ref: str, *, revision: str | None = None, offline: bool | None = Non
 
     if offline is None:
         offline = os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "TRUE", "YES", "ON"}
-    try:
-        folder = snapshot_download(
-            repository, revision=revision or suffix or None, allow_patterns=_FILES, local_files_only=offline
+
+    def download(patterns: list[str]) -> Path:
+        found = snapshot_download(
+            repository, revision=revision or suffix or None, allow_patterns=patterns, local_files_only=offline
         )
+        return Path(found)
+
+    try:
+        folder = download(_FILES)
+        if pickles and not any(folder.glob("*.safetensors")):
+            folder = download(
+                [*_FILES, *pickles, *(name.replace(".bin.index.json", "-*.bin") for name in pickles)]
+            )
     except LocalEntryNotFoundError:
         why = "and the network is off" if offline else "and the Hub cannot be reached"
         raise CheckpointError(
@@ -43,7 +61,7 @@ def resolve(ref: str, *, revision: str | None = None, offline: bool | None = Non
         raise CheckpointError(
             f"{ref}: the Hub refused ({first_line})", "check the id, the revision, and HF_TOKEN"
         ) from None
-    return Path(folder)
+    return folder
 
 
 def remote_tensors(ref: str, *, revision: str | None = None) -> dict[str, tuple[str, tuple[int, ...]]]:

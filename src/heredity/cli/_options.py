@@ -19,11 +19,22 @@ seed = click.option(
     help="The one seed of every draw.",
 )
 device = click.option("--device", default="cpu", show_default=True, help="Torch device: cpu, cuda, cuda:1.")
-jobs = click.option(
-    "-j", "--jobs", type=click.IntRange(1), default=1, show_default=True, help="Workers."
-)
+jobs = click.option("-j", "--jobs", type=click.IntRange(1), default=1, show_default=True, help="Workers.")
 resume = click.option("--resume", is_flag=True, help="Go on with an interrupted run in OUT.")
 overwrite = click.option("--overwrite", is_flag=True, help="Discard what an earlier run left in OUT.")
+
+
+def _allow_pickles(context: click.Context, _: click.Parameter, allowed: bool) -> None:
+    if allowed:
+        from heredity.checkpoint import allowing_pickles
+
+        context.with_resource(allowing_pickles())
+
+
+pickles = click.option(
+    "--allow-pickle-weights", is_flag=True, expose_value=False, callback=_allow_pickles,
+    help="Open pytorch_model.bin: its tensors alone are read, once, and kept in the cache; needs torch.",
+)  # fmt: skip
 as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
 quiet = click.option("-q", "--quiet", is_flag=True, help="Print results only: no progress, no log.")
 settings = click.option(

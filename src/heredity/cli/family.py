@@ -21,6 +21,7 @@ from heredity.cli import _options
 @click.option("--allow-partial", is_flag=True, help="Compare what is shared where tensors differ.")
 @click.option("--overwrite", is_flag=True, help="Replace OUT.")
 @_options.jobs
+@_options.pickles
 @_options.as_json
 @_options.quiet
 def command(

@@ -13,6 +13,7 @@ from heredity.cli import _options
 @click.option("--offline", is_flag=True, help="Never use the network.")
 @click.option("--hash", "hash_files", is_flag=True, help="Read the files for hashes that are not known yet.")
 @click.option("--tensors", is_flag=True, help="List every tensor.")
+@_options.pickles
 @_options.as_json
 def command(
     checkpoints: tuple[str, ...],

@@ -38,6 +38,7 @@ from heredity.cli import _options
 @_options.seed
 @_options.resume
 @_options.overwrite
+@_options.pickles
 @_options.as_json
 @_options.quiet
 def command(

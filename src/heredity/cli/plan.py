@@ -18,6 +18,7 @@ from heredity.cli import _options
     "--save", "record", type=click.Path(path_type=Path), help="Write the plan; merge --plan refuses others."
 )
 @_options.settings
+@_options.pickles
 @_options.as_json
 def command(
     recipe: Path, measure: bool, record: Path | None, settings: tuple[str, ...], as_json: bool

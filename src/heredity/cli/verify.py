@@ -14,6 +14,7 @@ from heredity.cli import _options
 )
 @click.option("--no-inputs", is_flag=True, help="Do not check the models' hashes.")
 @_options.seed
+@_options.pickles
 @_options.as_json
 def command(out: Path, tensors: int, no_inputs: bool, seed: int, as_json: bool) -> None:
     """Check the hashes of a merge in OUT, and make some of its tensors again from the models."""
