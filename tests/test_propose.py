@@ -135,3 +135,11 @@ def test_unreadable_cards_and_vocabularies(pico):
     (pico.paths["b"] / "tokenizer.json").write_text("{}")
     with pytest.raises(CheckpointError, match="cannot be read as a vocabulary"):
         vocabulary(Checkpoint.open(pico.paths["b"]))
+
+
+def test_the_base_that_is_given_stays_one_where_no_card_names_parents(pico):
+    folders = [pico.paths[name] for name in ("base", "a", "b")]
+    family = family_of(propose(folders, base="base"), "f")
+    assert family.base is not None
+    assert family.base.name == "base"
+    assert [member.relation for member in family.members if member.name != "base"] == ["finetune"] * 2

@@ -65,7 +65,8 @@ def family_of(
     members = [proposal.member for proposal in proposals]
     if relative_to is not None:
         members = [msgspec.structs.replace(member, path=relative_to(member.path)) for member in members]
-    return Family(name, _with_base(members))
+    given = [proposal.member.name for proposal in proposals if proposal.evidence == "given"]
+    return Family(name, _with_base(members, given))
 
 
 def filled_from_weights(
@@ -114,13 +115,13 @@ def uncovered(family: Family) -> list[dict[str, Any]]:
     ]
 
 
-def _with_base(members: Sequence[Member]) -> list[Member]:
+def _with_base(members: Sequence[Member], given: Sequence[str]) -> list[Member]:
     """Mark one base: the given one, else the only parentless member that is a parent."""
     rootless = [member for member in members if not member.parents]
     if len(rootless) < 2:
         return list(members)
     stated = [parent for member in members for parent in member.parents]
-    likely = [member.name for member in rootless if member.name in stated]
+    likely = list(given) or [member.name for member in rootless if member.name in stated]
     return [
         msgspec.structs.replace(member, relation="finetune")
         if member in rootless and (member.name not in likely or len(likely) > 1)
