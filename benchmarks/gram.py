@@ -247,6 +247,8 @@ def pairwise(folder: Path, preset: str, members: int, limit: int | None) -> None
         command = [sys.executable, "-c", PASS, str(int(elements)), str(out), *paths]
         processor_seconds(command)  # kernels compiled, files in the page cache
         passed[elements] = min(processor_seconds(command) for _ in range(3))
+    tiny = prepared(folder, "pico", 1)
+    start = min(processor_seconds([sys.executable, "-c", PASS, "0", str(out), *tiny]) for _ in range(3))
     pairs = list(combinations(paths, 2))
     done = pairs[:limit]
     cost = []
@@ -255,14 +257,23 @@ def pairwise(folder: Path, preset: str, members: int, limit: int | None) -> None
         cost.append(processor_seconds(command))
         report.unlink()  # it was written, or this fails
     scale = len(pairs) / len(done)
-    together = processor_seconds([peer, "-c", DIFFS, *(path for pair in done for path in pair)]) * scale
+    start_of_peer = min(processor_seconds([peer, "-c", DIFFS, *tiny]) for _ in range(3))
+    together = processor_seconds([peer, "-c", DIFFS, *(path for pair in done for path in pair)])
+    together = start_of_peer + (together - start_of_peer) * scale
     how = "all measured" if len(done) == len(pairs) else f"extrapolated from {len(done)}"
     print(f"heredity, {members} members + base in one process: {passed[False]:.2f} CPU s; "
           f"with element statistics {passed[True]:.2f}")  # fmt: skip
     print(f"weightscope {versions[0]} (torch {versions[1]}): {min(cost):.2f} … {max(cost):.2f} CPU s a pair")
-    for name, total in {"a process a pair": sum(cost) * scale, "one process": together}.items():
-        print(f"{len(pairs)} pairs ({how}), {name}: {total:.1f} CPU s, {total / passed[False]:.0f} × the pass, "
-              f"{total / passed[True]:.0f} × with element statistics")  # fmt: skip
+    print(f"start-up, on a tiny model: heredity {start:.2f}, weightscope {start_of_peer:.2f} CPU s")
+    for name, total, less in (
+        ("a process a pair", sum(cost) * scale, 0.0),
+        ("its function, one process", together, 0.0),
+        ("its function, both without start-up", together - start_of_peer, start),
+    ):
+        if passed[False] - less < 0.1:
+            continue  # too small to tell from start-up
+        print(f"{len(pairs)} pairs ({how}), {name}: {total:.1f} CPU s, {total / (passed[False] - less):.0f} × "
+              f"the pass, {total / (passed[True] - less):.0f} × with element statistics")  # fmt: skip
     inner = (members - 1) / (members + 1)
     print(f"only the {round(len(pairs) * inner)} pairs of members, a process a pair: in proportion "
           f"{sum(cost) * scale * inner / passed[False]:.0f} × the pass, "
@@ -340,7 +351,9 @@ def prepared(folder: Path, preset: str, members: int) -> list[str]:
     """Write the family where it is not there yet; return its folders, the base first."""
     names = ["base", *(f"m{i:02d}" for i in range(1, members + 1))]
     synthesise(folder / preset, names, shapes(preset))
-    os.sync()  # or writing back would compete with what is measured
+    for name in names:  # or writing back would compete with what is measured
+        with (folder / preset / name / "model.safetensors").open("rb") as file:
+            os.fsync(file.fileno())
     return [str(folder / preset / name) for name in names]
 
 
