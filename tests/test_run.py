@@ -97,3 +97,18 @@ def test_overwrite_does_not_touch_a_folder_that_is_no_run(tmp_path: Path) -> Non
     (tmp_path / "thesis.txt").write_text("mine")
     with pytest.raises(ConfigError, match="not a run folder"):
         open_run(tmp_path, overwrite=True)
+
+
+def test_how_a_command_ended_is_recorded(tmp_path: Path) -> None:
+    def ending(error: type[BaseException] | None) -> str:
+        run = open_run(tmp_path / str(error))
+        with run.recorded():
+            if error:
+                raise error
+        return str(run.record()["status"])
+
+    assert ending(None) == "done"
+    for error, status in ((KeyboardInterrupt, "interrupted"), (ValueError, "failed")):
+        with pytest.raises(error):
+            ending(error)
+        assert f'"status": "{status}"' in (tmp_path / str(error) / "run.json").read_text()

@@ -10,7 +10,8 @@ import resource
 import shutil
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -198,6 +199,19 @@ class Run:
     def has_table(self, name: str) -> bool:
         """Say whether the run has a table."""
         return (self.path / "tables" / f"{name}.parquet").exists()
+
+    @contextmanager
+    def recorded(self) -> Iterator[None]:
+        """Run a block and record how it ended: done, interrupted or failed."""
+        try:
+            yield
+        except KeyboardInterrupt:
+            self.finish("interrupted")
+            raise
+        except BaseException:
+            self.finish("failed")
+            raise
+        self.finish("done")
 
     def finish(self, status: str) -> None:
         """Record how the command ended: done, failed or interrupted."""

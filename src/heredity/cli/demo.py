@@ -56,18 +56,11 @@ def command(
         resume=not overwrite,
         overwrite=overwrite,
     )
-    try:
+    with run.recorded():
         made = study(
             run, chosen, root=config.parent if config else Path.cwd(), device=device,
             progress=_options.progress(quiet), say=lambda text: _options.say(text, quiet=quiet),
         )  # fmt: skip
-    except KeyboardInterrupt:
-        run.finish("interrupted")
-        raise
-    except BaseException:
-        run.finish("failed")
-        raise
-    run.finish("done")
     page = folder / "report.html"
     findings = run.table("findings")["text"].to_list()
     if not made:

@@ -70,17 +70,10 @@ def command(
     folder = out or Path("runs") / f"map-{loaded.name}"
     config = {"family": str(family), "name": loaded.name} | settings.plain()
     run = Run.open(folder, command="map", config=config, seed=seed, resume=resume, overwrite=overwrite)
-    try:
+    with run.recorded():
         made = _mapping.map_family(
             run, loaded, settings, jobs=jobs, ray=ray, max_memory=buffers, progress=_options.progress(quiet)
         )
-    except KeyboardInterrupt:
-        run.finish("interrupted")
-        raise
-    except BaseException:
-        run.finish("failed")
-        raise
-    run.finish("done")
     page = folder / "report.html"
     lines = [*made["findings"], *(f"warning: {text}" for text in made["warnings"]), "", f"report: {page}"]
     _options.emit({"run": str(folder), "report": str(page)} | made, as_json=as_json, lines=lines)

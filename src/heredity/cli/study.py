@@ -35,7 +35,7 @@ def domains(
     run = Run.open(
         folder, command="domains", config=work.plain(config), seed=seed, resume=resume, overwrite=overwrite
     )
-    try:
+    with run.recorded():
         files = work.study(
             run,
             config,
@@ -44,12 +44,5 @@ def domains(
             progress=_options.progress(quiet),
             say=lambda text: _options.say(text, quiet=quiet),
         )
-    except KeyboardInterrupt:
-        run.finish("interrupted")
-        raise
-    except BaseException:
-        run.finish("failed")
-        raise
-    run.finish("done")
     names = [str(file) for file in files]
     _options.emit({"families": names}, as_json=as_json, lines=[f"family: {name}" for name in names])
