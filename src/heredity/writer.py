@@ -8,17 +8,17 @@ import hashlib
 import json
 import os
 import struct
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from heredity.atomic import replacing, sync_folder, write_bytes
 from heredity.checkpoint import INDEX, SINGLE, Checkpoint
+from heredity.directfile import hashed_file
 from heredity.errors import CheckpointError, ConfigError, naming_full_disk
 from heredity.header import DTYPE_BYTES
 
@@ -249,22 +249,20 @@ def write_shard(folder: Path, shard: Shard, produce: Produce) -> Written:
         CheckpointError: a tensor's pieces do not add up to its size.
         DiskFullError: no space left; nothing partial remains.
     """
-    with _hashing(Path(folder) / shard.file) as (file, digest):
-        head = header_bytes(shard, _METADATA)
+    head = header_bytes(shard, _METADATA)
+    with replacing(Path(folder) / shard.file) as temporary, hashed_file(temporary) as file:
         file.write(head)
-        digest.update(head)
         for tensor in shard.tensors:
             done = 0
             for piece in produce(tensor):
                 view = np.ascontiguousarray(piece).data.cast("B")
                 file.write(view)
-                digest.update(view)
                 done += len(view)
             if done != tensor.nbytes:
                 raise CheckpointError(
                     f"{shard.file}: tensor {tensor.name}: {done} bytes for {tensor.nbytes}", "report this"
                 )
-    return Written(shard.file, len(head) + shard.nbytes, digest.hexdigest())
+    return Written(shard.file, len(head) + shard.nbytes, file.sha256)
 
 
 def write_checkpoint(
@@ -295,24 +293,6 @@ def write_checkpoint(
         extra["config.json"] = json.dumps(dict(config), indent=2) + "\n"
     writer.finish(donor=None, files=extra)
     return Checkpoint.open(writer.path)
-
-
-@contextmanager
-def _hashing(target: Path) -> Iterator[tuple[IO[bytes], Any]]:
-    with replacing(target) as temporary, temporary.open("wb", buffering=0) as file:
-        yield _Whole(file), hashlib.sha256()  # type: ignore[misc]
-
-
-class _Whole:
-    """An unbuffered file whose `write` writes all of it."""
-
-    def __init__(self, file: IO[bytes]) -> None:
-        self._file = file
-
-    def write(self, data: Any) -> None:
-        view = memoryview(data)
-        while len(view):
-            view = view[self._file.write(view) :]
 
 
 def header_bytes(shard: Shard, metadata: Mapping[str, str]) -> bytes:
