@@ -32,8 +32,8 @@ _METADATA = {"format": "pt"}
 DTYPE_NAMES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
 _OWN = (
     "*.safetensors", "*.safetensors.index.json", "pytorch_model*.bin", "pytorch_model.bin.index.json",
-    "config.json", "generation_config.json", "README.md", "heredity.toml", "heredity.lock.json",
-    *TOKENIZER_FILES,
+    "config.json", "generation_config.json", "adapter_config.json", "README.md", "heredity.toml",
+    "heredity.lock.json", *TOKENIZER_FILES,
 )  # fmt: skip
 
 
@@ -129,7 +129,7 @@ class CheckpointWriter:
             if resume and not overwrite:
                 written = _resumed(path, head)
             elif overwrite:
-                _clear(path)
+                clear(path)
             else:
                 raise ConfigError(
                     f"{path}: the folder is not empty", "add --resume to go on, or --overwrite to replace it"
@@ -345,11 +345,11 @@ def _resumed(path: Path, head: Mapping[str, str]) -> dict[str, Written]:
     }
 
 
-def _clear(path: Path) -> None:
-    """Remove what is part of a checkpoint, config.json first, so that no mixture can ever be loaded."""
+def clear(path: Path) -> None:
+    """Remove what is part of a checkpoint, its configuration first, so that no mixture can ever be loaded."""
     stale = sorted(
         {file for pattern in _OWN for file in path.glob(pattern)},
-        key=lambda f: (f.name != "config.json", f.name),
+        key=lambda f: (f.name not in ("config.json", "adapter_config.json"), f.name),
     )
     for file in [*stale, *path.glob(".*.tmp"), path / JOURNAL]:
         if file.is_symlink() or file.is_file():
