@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -21,8 +21,21 @@ from heredity.lowrank import LowRank
 from heredity.readers import AdaptedReader, Reader, opened
 
 WEIGHTS = "adapter_model.safetensors"
+PREFIX = "base_model.model."  # of every name in the file
 _FACTOR = re.compile(r"^(?P<module>.+)\.lora_(?P<kind>embedding_)?(?P<side>[AB])(?:\.default)?(?:\.weight)?$")
 _UNKNOWN = "merge the adapter into its base with the tool that made it, and use the result"
+
+
+class Spelling(NamedTuple):
+    """How an adapter's file speaks of a tensor of the base.
+
+    Attributes:
+        name: as the live model calls it, which the base's files may do with another prefix.
+        kind: factors of a layer, factors of an embedding, or the tensor itself.
+    """
+
+    name: str
+    kind: Literal["layer", "embedding", "saved"]
 
 
 class AdaptedCheckpoint(Checkpoint):
@@ -109,7 +122,7 @@ def open_adapter(
     pairs: dict[str, dict[str, TensorInfo]] = {}
     saved: dict[str, TensorInfo] = {}
     for key, info in infos.items():
-        bare = key.removeprefix("base_model.model.")
+        bare = key.removeprefix(PREFIX)
         found = _FACTOR.match(bare)
         if found:
             pairs.setdefault(found["module"], {})[("embedding" if found["kind"] else "") + found["side"]] = (
@@ -120,7 +133,7 @@ def open_adapter(
                 f"{path / WEIGHTS}: tensor {key} is of an adapter kind that is not read", _UNKNOWN
             )
         else:
-            target = _base_name(re.sub(r"\.(modules_to_save(\.default)?|base_layer)\.", ".", bare), base)
+            target = _base_name(_unwrapped(bare), base)
             _check_saved(path, key, info, target, base)
             saved[target] = info
     deltas = {}
@@ -133,6 +146,20 @@ def open_adapter(
     if not deltas and not saved:
         raise CheckpointError(f"{path / WEIGHTS}: holds no LoRA factors", "the adapter is empty")
     return AdaptedCheckpoint(path, base, deltas, saved, name or path.name)
+
+
+def spellings(adapter: AdaptedCheckpoint) -> dict[str, Spelling]:
+    """Return for each tensor of the base that an adapter changes how the adapter's file speaks of it."""
+    found: dict[str, Spelling] = {}
+    for key in read_header(adapter.adapter_file)[0]:
+        bare = key.removeprefix(PREFIX)
+        factor = _FACTOR.match(bare)
+        if factor is None:
+            spelling = Spelling(_unwrapped(bare), "saved")
+        else:
+            spelling = Spelling(factor["module"] + ".weight", "embedding" if factor["kind"] else "layer")
+        found[_base_name(spelling.name, adapter.base)] = spelling
+    return found
 
 
 def _config(path: Path) -> dict[str, Any]:
@@ -198,6 +225,11 @@ def _pattern(patterns: Any, module: str, default: Any) -> Any:
         if re.match(rf"(.*\.)?({pattern})$", module):
             return value
     return default
+
+
+def _unwrapped(name: str) -> str:
+    """Return the name that a saved tensor has without PEFT's wrappers."""
+    return re.sub(r"\.(modules_to_save(\.default)?|base_layer)\.", ".", name)
 
 
 def _base_name(name: str, base: Checkpoint) -> str:
