@@ -11,7 +11,7 @@ gather, weight gradients as sparse × dense products) and dense (any device; als
 import numpy as np
 import torch
 from jaxtyping import Bool, Float32
-from msgspec import Struct
+from msgspec import Struct, field
 from numpy import ndarray
 from torch import Tensor
 
@@ -31,12 +31,14 @@ class Parameters(Struct, eq=False):
         decoder: [d_sae, d_in].
         b_enc: [d_sae].
         b_dec: [d_in].
+        extra: [n_extra, d_sae], what an `Extended` variant adds, e.g. thresholds; no rows for the others.
     """
 
     encoder: Float32[Tensor, "d_sae d_in"]
     decoder: Float32[Tensor, "d_sae d_in"]
     b_enc: Float32[Tensor, " d_sae"]
     b_dec: Float32[Tensor, " d_in"]
+    extra: Float32[Tensor, "n_extra d_sae"] = field(default_factory=lambda: torch.zeros(0, 1))
 
     def zeros(self) -> "Parameters":
         """Return zeros of the same shapes, on the same device."""

@@ -1,22 +1,82 @@
-"""Where an SAE starts: input scale, geometric median, random unit decoder rows with a tied encoder."""
+"""Where an SAE starts: input scale, geometric median, random unit decoder rows with a tied encoder.
+
+Or at another SAE, usually the parent's (`heredity train --init parent`): then latent i of the child is what
+became of latent i of the parent, and no longer a seed of its own.
+"""
+
+from hashlib import blake2b
 
 import numpy as np
 import torch
-from jaxtyping import Float64
+from jaxtyping import Float32, Float64, Int64
 from numpy import ndarray
+from torch import Tensor
 
-from heredity.errors import StoreError
+from heredity.errors import MismatchError, StoreError
 from heredity.features.backward import Parameters
-from heredity.features.store import ActivationStore
+from heredity.features.joint import Activations, JointStore
+from heredity.features.sae._sae import SAE
+from heredity.features.sae._variant import Extended, Variant
 from heredity.seeds import generator
 
 _SAMPLE = 16_384
 
 
-def sample(store: ActivationStore, seed: int) -> Float64[ndarray, "n d"]:
-    """Return rows of a store drawn without replacement, at most 16,384."""
-    draw = generator(seed, "sae sample").permutation(store.n_tokens)[:_SAMPLE]
-    return store.take(np.sort(draw)).astype(np.float64)
+def first_parameters(
+    variant: Variant, store: Activations, seed: int, start: SAE | None = None
+) -> tuple[Parameters, float]:
+    """Return the weights that training begins with, and the scale of its inputs.
+
+    Args:
+        variant: which kind of SAE.
+        store: activations to learn from.
+        seed: of the sample, and of the weights where they are drawn.
+        start: an SAE of the same kind and shape to go on from; none: weights are drawn.
+
+    Raises:
+        StoreError: activations are all zero or not finite.
+        MismatchError: `start` is of another kind or shape.
+    """
+    rows = sample(store, seed)
+    scale = input_scale(rows)
+    if start is not None:
+        return warm_parameters(start, variant, store, scale), scale
+    p = random_parameters(store.d, variant.d_sae, geometric_median(rows * scale), seed)
+    if isinstance(variant, Extended):
+        p.extra = variant.begin()
+    return p, scale
+
+
+def sample(store: Activations, seed: int) -> Float64[ndarray, "n d"]:
+    """Return rows of a store drawn without replacement, at most 16,384.
+
+    Raises:
+        StoreError: one is not finite.
+    """
+    rows = np.sort(generator(seed, "sae sample").permutation(store.n_tokens)[:_SAMPLE])
+    values = store.take(rows)
+    check_finite(store, rows, values, step=0)
+    return values.astype(np.float64)
+
+
+def check_finite(
+    store: Activations, rows: Int64[ndarray, " n"], values: Float32[ndarray, "n d"], *, step: int
+) -> None:
+    """Check the activations of one batch, rows `rows` of a store.
+
+    Raises:
+        StoreError: one is not finite; the message names member, site, step, shard and token.
+    """
+    bad = np.argwhere(~np.isfinite(values))
+    if not len(bad):
+        return
+    place, column = (int(i) for i in bad[0])
+    part = store.parts[column // store.parts[0].d] if isinstance(store, JointStore) else store
+    token, where = int(rows[place]), f"{part.meta.member}, {part.meta.site}"
+    raise StoreError(
+        f"{where}: activations are not finite at step {step}: shard {token // part.meta.shard_tokens}, token {token}",
+        "the model is broken, or overflows in its dtype: mend it and harvest again",
+    )
 
 
 def input_scale(rows: Float64[ndarray, "n d"]) -> float:
@@ -60,3 +120,51 @@ def random_parameters(d_in: int, d_sae: int, median: Float64[ndarray, " d"], see
     draw = generator(seed, "sae init").standard_normal((d_sae, d_in))
     rows = torch.from_numpy((draw / np.linalg.norm(draw, axis=1, keepdims=True)).astype(np.float32))
     return Parameters(rows.clone(), rows, torch.zeros(d_sae), torch.from_numpy(median.astype(np.float32)))
+
+
+def warm_parameters(start: SAE, variant: Variant, store: Activations, scale: float) -> Parameters:
+    """Return an SAE's weights for inputs multiplied by `scale`, decoder rows of norm 1.
+
+    Raises:
+        MismatchError: the SAE is of another kind, width or number of latents, or a latent has no direction.
+    """
+    have = type(start.variant).__name__, start.d_in, start.d_sae
+    want = type(variant).__name__, store.d, variant.d_sae
+    if have != want:
+        raise MismatchError(
+            f"cannot begin with the SAE of {start.metadata.get('member', '?')}: it is {_shape(have)}, "
+            f"this one {_shape(want)}",
+            "begin with an SAE of the same variant and shape, or from random weights",
+        )
+    norm = _norms(start)
+    return Parameters(
+        (start.W_enc.cpu() * norm).T.contiguous(),
+        start.W_dec.cpu() / norm[:, None],
+        start.b_enc.cpu() * (norm * scale),
+        start.b_dec.cpu() * scale,
+        variant.begin(start.extra, norm * scale) if isinstance(variant, Extended) else torch.zeros(0, 1),
+    )
+
+
+def origin(start: SAE) -> dict[str, str | int]:
+    """Return what records of a warm start keep of the SAE it began with."""
+    digest = blake2b(digest_size=8)
+    for value in (start.W_enc, start.W_dec, start.b_enc, start.b_dec, *start.extra.values()):
+        digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+    facts = {name: start.metadata[name] for name in ("member", "seed") if name in start.metadata}
+    return {**facts, "digest": digest.hexdigest()}
+
+
+def _norms(start: SAE) -> Float32[Tensor, " d_sae"]:
+    """Return the norms of the decoder's rows: 1 here, but another tool's may differ."""
+    norm = start.W_dec.cpu().norm(dim=1)
+    if not bool((norm > 0).all()):
+        raise MismatchError(
+            f"cannot begin with this SAE: the decoder row of latent {int((norm > 0).int().argmin())} is 0",
+            "begin with another SAE, or from random weights",
+        )
+    return norm
+
+
+def _shape(facts: tuple[str, int, int]) -> str:
+    return f"{facts[0]} {facts[1]} → {facts[2]}"

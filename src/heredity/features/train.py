@@ -21,11 +21,11 @@ from tqdm import tqdm
 from heredity.atomic import replacing
 from heredity.errors import MismatchError, StoreError
 from heredity.features.backward import Parameters, add_gradients
-from heredity.features.initialise import geometric_median, input_scale, random_parameters, sample
+from heredity.features.initialise import check_finite, first_parameters, origin
+from heredity.features.joint import Activations
 from heredity.features.optimise import Adam
 from heredity.features.sae._sae import SAE
-from heredity.features.sae._variant import Variant
-from heredity.features.store import ActivationStore
+from heredity.features.sae._variant import Extended, Variant
 from heredity.seeds import generator
 
 Metrics = dict[str, float | int]
@@ -80,10 +80,11 @@ class _State(Struct, eq=False):
 
 def train(
     variant: Variant,
-    store: ActivationStore,
+    store: Activations,
     training: Training,
     *,
     seed: int,
+    start: SAE | None = None,
     checkpoint: Path | None = None,
     callback: Callable[[Metrics], None] | None = None,
     device: str = "cpu",
@@ -93,20 +94,22 @@ def train(
 
     Args:
         variant: which kind, e.g. `TopK(d_sae=4096, k=32)`.
-        store: activations to learn from.
+        store: activations to learn from: one member's, or several members' for a crosscoder.
         training: how long and how fast.
         seed: of the initial weights and of the order of the tokens.
+        start: an SAE to begin with, such as the parent's; latents keep their index. None: random weights.
         checkpoint: file to save to and to resume from; removed by the caller when the SAE is saved.
         callback: called after every step with step, tokens, loss, fvu (of the batch), l0, dead, rate.
         device: where to compute.
         progress: show a bar; by default only on a terminal.
 
     Raises:
-        MismatchError: the checkpoint belongs to other settings.
-        StoreError: the loss is no longer finite; the message names the step.
+        MismatchError: the checkpoint belongs to other settings, or `start` is of another kind or shape.
+        StoreError: an activation is not finite (member, step and shard are named), or the loss no longer is.
     """
-    settings = _record(variant, store, training, seed)
-    state = _resume(checkpoint, settings, training, device) or _start(variant, store, training, seed, device)
+    settings = _record(variant, store, training, seed, start)
+    state = _resume(checkpoint, settings, training, device)
+    state = state or _start(variant, store, training, seed, start, device)
     gradients = state.p.zeros()
     order = _Order(store.n_tokens, seed)
     bar = tqdm(
@@ -119,6 +122,7 @@ def train(
             x = torch.from_numpy(store.take(rows)).to(device) * state.scale
             metrics = _step(variant, training, state, gradients, x)
             if not np.isfinite(metrics["loss"]):
+                check_finite(store, rows, store.take(rows), step=state.step)
                 raise StoreError(
                     f"SAE of {store.meta.member}, {store.meta.site}: "
                     f"the loss is not finite at step {state.step}",
@@ -131,7 +135,7 @@ def train(
             bar.update()
             if checkpoint and state.step % training.checkpoint_every == 0 and state.step < training.steps:
                 _save(checkpoint, state, settings)
-    return _finished(variant, state, store, training, seed)
+    return _finished(variant, state, store, training, seed, start)
 
 
 def _step(
@@ -140,9 +144,13 @@ def _step(
     warm = min(1.0, (state.step + 1) / max(1.0, training.warmup * training.steps))
     dead = state.since > training.dead_after_tokens
     dense = x.device.type != "cpu" or state.mean_l0 > _DENSE_SHARE * variant.d_sae
-    seen = add_gradients(
-        variant, state.p, x, gradients, penalty=variant.penalty * warm, dead=dead, dense=dense
-    )
+    if isinstance(variant, Extended):
+        progress = (state.step + 1) / training.steps
+        seen = variant.add_gradients(state.p, x, gradients, progress=progress, dead=dead, dense=dense)
+    else:
+        seen = add_gradients(
+            variant, state.p, x, gradients, penalty=variant.penalty * warm, dead=dead, dense=dense
+        )
     rate = training.rate_at(state.step)
     state.adam.update(state.p, gradients, rate)
     state.since += len(x)
@@ -161,7 +169,7 @@ _DENSE_SHARE = 0.05
 """Above this share of latents firing, dense products are faster than gathering rows."""
 
 
-def _resample(variant: Variant, training: Training, state: _State, store: ActivationStore, seed: int) -> None:
+def _resample(variant: Variant, training: Training, state: _State, store: Activations, seed: int) -> None:
     """Give dead latents the direction of badly explained tokens.  Source: Bricken et al. 2023, appendix."""
     every = max(1, training.resample_every_tokens // training.batch_tokens)
     if state.step % every or state.step > training.steps * 2 // 3:
@@ -208,36 +216,43 @@ class _Order:
         return np.concatenate(parts)
 
 
-def _start(variant: Variant, store: ActivationStore, training: Training, seed: int, device: str) -> _State:
-    rows = sample(store, seed)
-    scale = input_scale(rows)
-    p = random_parameters(store.d, variant.d_sae, geometric_median(rows * scale), seed)
+def _start(
+    variant: Variant, store: Activations, training: Training, seed: int, start: SAE | None, device: str
+) -> _State:
+    p, scale = first_parameters(variant, store, seed, start)
     p = Parameters(*(getattr(p, name).to(device) for name in p.__struct_fields__))
     adam = Adam.start(p, training.beta1, training.beta2)
     return _State(p, adam, np.zeros(variant.d_sae, np.int64), scale, float(variant.d_sae))
 
 
-def _finished(variant: Variant, state: _State, store: ActivationStore, training: Training, seed: int) -> SAE:
+def _finished(
+    variant: Variant, state: _State, store: Activations, training: Training, seed: int, start: SAE | None
+) -> SAE:
     p, meta = state.p, store.meta
+    began = {"init": origin(start)} if start else {}
     return SAE(
         variant=variant,
         W_enc=p.encoder.T,
         W_dec=p.decoder,
         b_enc=p.b_enc / state.scale,  # activate(s·pre) = s·activate(pre): only the biases carry the scale
         b_dec=p.b_dec / state.scale,
+        extra=variant.finish(p.extra, state.scale) if isinstance(variant, Extended) else {},
         metadata={
             "member": meta.member, "site": meta.site, "seed": seed, "context": meta.context,
             "stream": meta.stream_digest, "model_digest": meta.model_digest, "input_scale": state.scale,
             "train_tokens": training.steps * training.batch_tokens, "training": msgspec.to_builtins(training),
+            **began,
         },
     )  # fmt: skip
 
 
-def _record(variant: Variant, store: ActivationStore, training: Training, seed: int) -> str:
+def _record(variant: Variant, store: Activations, training: Training, seed: int, start: SAE | None) -> str:
     record: dict[str, Any] = {
         "variant": msgspec.to_builtins(variant), "training": msgspec.to_builtins(training), "seed": seed,
         "store": msgspec.to_builtins(store.meta),
     }  # fmt: skip
+    if start is not None:
+        record["init"] = origin(start)
     return msgspec.json.encode(record, order="sorted").decode()
 
 

@@ -11,7 +11,7 @@ from numpy import ndarray
 from torch import Tensor
 
 from heredity.errors import MismatchError
-from heredity.features.sae._variant import Sparse, Variant
+from heredity.features.sae._variant import Extended, Sparse, Variant
 from heredity.kernels import sparse
 
 
@@ -24,6 +24,7 @@ class SAE(Struct, frozen=True, eq=False, kw_only=True):
         W_dec: [d_sae, d_in], rows of norm 1.
         b_enc: [d_sae].
         b_dec: [d_in].
+        extra: the variant's own weights, e.g. `threshold` [d_sae].
         metadata: where it comes from: member, site, seed, context, tokens trained on …
     """
 
@@ -32,6 +33,7 @@ class SAE(Struct, frozen=True, eq=False, kw_only=True):
     W_dec: Float32[Tensor, "d_sae d_in"]
     b_enc: Float32[Tensor, " d_sae"]
     b_dec: Float32[Tensor, " d_in"]
+    extra: dict[str, Tensor] = {}
     metadata: dict[str, Any] = {}
 
     def __post_init__(self) -> None:
@@ -47,6 +49,13 @@ class SAE(Struct, frozen=True, eq=False, kw_only=True):
                 f"SAE: the variant says {self.variant.d_sae} latents, W_enc is {(d_in, d_sae)}",
                 "use the right cfg.json",
             )
+        own = self.variant.extras if isinstance(self.variant, Extended) else ()
+        for name in own:
+            have = tuple(self.extra[name].shape) if name in self.extra else None
+            if have != (d_sae,):
+                raise MismatchError(
+                    f"SAE: {name} is {have}, W_enc {(d_in, d_sae)}", f"{name} must be {(d_sae,)}"
+                )
 
     @property
     def d_in(self) -> int:
@@ -66,7 +75,8 @@ class SAE(Struct, frozen=True, eq=False, kw_only=True):
     def to(self, device: torch.device | str) -> "SAE":
         """Return the same SAE on a device."""
         moved = {name: getattr(self, name).to(device) for name in ("W_enc", "W_dec", "b_enc", "b_dec")}
-        return msgspec.structs.replace(self, **moved)
+        extra = {name: value.to(device) for name, value in self.extra.items()}
+        return msgspec.structs.replace(self, extra=extra, **moved)
 
     def pre(self, x: Float[Tensor, "tokens d_in"]) -> Float[Tensor, "tokens d_sae"]:
         """Return the pre-activations."""
@@ -74,7 +84,7 @@ class SAE(Struct, frozen=True, eq=False, kw_only=True):
 
     def encode(self, x: Float[Tensor, "tokens d_in"]) -> Float[Tensor, "tokens d_sae"]:
         """Return the codes of activations, dense."""
-        return self.variant.activate_dense(self.pre(x))
+        return self.variant.activate_dense(self.pre(x), self.extra)
 
     def decode(self, codes: Float[Tensor, "tokens d_sae"]) -> Float[Tensor, "tokens d_in"]:
         """Return the activations that dense codes stand for."""
@@ -84,8 +94,8 @@ class SAE(Struct, frozen=True, eq=False, kw_only=True):
         """Return the codes of activations, sparse; on the CPU the dense codes are never made."""
         pre = self.pre(torch.from_numpy(x).to(self.device))
         if self.device.type == "cpu":
-            return self.variant.activate(pre.numpy())
-        return _sparse(self.variant.activate_dense(pre).cpu().numpy())
+            return self.variant.activate(pre.numpy(), self.extra)
+        return _sparse(self.variant.activate_dense(pre, self.extra).cpu().numpy())
 
     def expand(self, codes: Sparse) -> Float32[ndarray, "tokens d_in"]:
         """Return the activations that sparse codes stand for."""

@@ -1,13 +1,23 @@
 """What a variant of sparse autoencoder must say: which pre-activations fire, and what sparsity costs."""
 
 from abc import abstractmethod
-from typing import Any, ClassVar
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
-from jaxtyping import Float, Float32, Int32, Int64
+from jaxtyping import Bool, Float, Float32, Int32, Int64
 from msgspec import Struct
 from numpy import ndarray
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from heredity.features.backward import Parameters, Step
+
+Extra = Mapping[str, Tensor]
+"""Weights that only some variants have, by their name in SAELens' files."""
+
+NO_EXTRA: Extra = MappingProxyType({})
 
 
 class Sparse(Struct, frozen=True):
@@ -42,11 +52,13 @@ class Variant(Struct, frozen=True, kw_only=True, tag=True):
     d_sae: int
 
     @abstractmethod
-    def activate(self, pre: Float32[ndarray, "tokens d_sae"]) -> Sparse:
+    def activate(self, pre: Float32[ndarray, "tokens d_sae"], extra: Extra = NO_EXTRA) -> Sparse:
         """Return the latents that fire, from pre-activations on the CPU."""
 
     @abstractmethod
-    def activate_dense(self, pre: Float[Tensor, "tokens d_sae"]) -> Float[Tensor, "tokens d_sae"]:
+    def activate_dense(
+        self, pre: Float[Tensor, "tokens d_sae"], extra: Extra = NO_EXTRA
+    ) -> Float[Tensor, "tokens d_sae"]:
         """Return the same as a dense tensor, on any device."""
 
     @abstractmethod
@@ -67,3 +79,45 @@ class Variant(Struct, frozen=True, kw_only=True, tag=True):
     @abstractmethod
     def aux_k(self) -> int:
         """Dead latents that explain what is left over (AuxK); 0: dead latents are resampled instead."""
+
+
+class Extended(Variant, frozen=True, kw_only=True):
+    """A variant with weights of its own beside the four common ones; it writes its own gradients.
+
+    While it is trained its weights are the rows of `Parameters.extra`; Adam moves them by the gradients' rows.
+    """
+
+    extras: ClassVar[tuple[str, ...]]
+    """Names of the weights in the finished SAE, each [d_sae]."""
+
+    @abstractmethod
+    def begin(
+        self, extra: Extra | None = None, scale: Float32[Tensor, " d_sae"] | None = None
+    ) -> Float32[Tensor, "n_extra d_sae"]:
+        """Return the first rows: fresh ones, or a finished SAE's whose codes become `scale` times as large."""
+
+    @abstractmethod
+    def finish(self, rows: Float32[Tensor, "n_extra d_sae"], scale: float) -> dict[str, Tensor]:
+        """Return the finished SAE's weights; its inputs are no longer multiplied by `scale`."""
+
+    @abstractmethod
+    def add_gradients(
+        self,
+        p: "Parameters",
+        x: Float32[Tensor, "tokens d_in"],
+        gradients: "Parameters",
+        *,
+        progress: float,
+        dead: Bool[ndarray, " d_sae"] | None = None,
+        dense: bool = False,
+    ) -> "Step":
+        """Add the loss's gradients for one batch, as `backward.add_gradients` does.
+
+        Args:
+            p: the weights; only rows of `extra` that are no weights (running means) may be changed.
+            x: activations, already scaled.
+            gradients: added to in place.
+            progress: share of the steps that this one completes, for penalties that rise.
+            dead: latents that may explain the residual; none for no revival.
+            dense: take the dense path; the only one off the CPU.
+        """

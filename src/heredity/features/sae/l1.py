@@ -8,7 +8,7 @@ from msgspec import Meta, convert
 from numpy import ndarray
 from torch import Tensor
 
-from heredity.features.sae._variant import Sparse, Variant
+from heredity.features.sae._variant import NO_EXTRA, Extra, Sparse, Variant
 from heredity.kernels import sparse
 
 
@@ -24,7 +24,7 @@ class L1(Variant, frozen=True, kw_only=True):
 
     l1: Annotated[float, Meta(ge=0)]
 
-    def activate(self, pre: Float32[ndarray, "tokens d_sae"]) -> Sparse:
+    def activate(self, pre: Float32[ndarray, "tokens d_sae"], extra: Extra = NO_EXTRA) -> Sparse:
         """Return every positive entry."""
         indptr = np.zeros(len(pre) + 1, np.int64)
         sparse.count_positive(pre, indptr[1:])
@@ -33,7 +33,9 @@ class L1(Variant, frozen=True, kw_only=True):
         sparse.pack_positive(pre, indptr, indices, values)
         return Sparse(indptr, indices, values)
 
-    def activate_dense(self, pre: Float[Tensor, "tokens d_sae"]) -> Float[Tensor, "tokens d_sae"]:
+    def activate_dense(
+        self, pre: Float[Tensor, "tokens d_sae"], extra: Extra = NO_EXTRA
+    ) -> Float[Tensor, "tokens d_sae"]:
         """Return the positive part."""
         return pre.relu()
 

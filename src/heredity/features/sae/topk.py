@@ -9,7 +9,7 @@ from msgspec import Meta, convert
 from numpy import ndarray
 from torch import Tensor
 
-from heredity.features.sae._variant import Sparse, Variant
+from heredity.features.sae._variant import NO_EXTRA, Extra, Sparse, Variant
 from heredity.kernels import sparse
 
 
@@ -26,11 +26,13 @@ class TopK(Variant, frozen=True, kw_only=True):
     k: Annotated[int, Meta(ge=1)]
     revive: Annotated[int, Meta(ge=0)] = 64
 
-    def activate(self, pre: Float32[ndarray, "tokens d_sae"]) -> Sparse:
+    def activate(self, pre: Float32[ndarray, "tokens d_sae"], extra: Extra = NO_EXTRA) -> Sparse:
         """Return the k largest positive entries of each row; of equal ones, the first."""
         return largest(pre, self.k)
 
-    def activate_dense(self, pre: Float[Tensor, "tokens d_sae"]) -> Float[Tensor, "tokens d_sae"]:
+    def activate_dense(
+        self, pre: Float[Tensor, "tokens d_sae"], extra: Extra = NO_EXTRA
+    ) -> Float[Tensor, "tokens d_sae"]:
         """Return the pre-activations with all but the k largest positive ones set to 0."""
         top = pre.topk(min(self.k, pre.shape[-1]), dim=-1)
         return torch.zeros_like(pre).scatter_(-1, top.indices, top.values.relu())
