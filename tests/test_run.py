@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from heredity.errors import ConfigError, StoreError
-from heredity.run import Run, to_toml
+from heredity.run import Run
+from heredity.tomlfile import to_toml
 
 CONFIG = {"name": "x", "sae": {"k": 32}, "members": [{"name": "a"}, {"name": "b"}]}
 

@@ -11,7 +11,7 @@ import msgspec
 from heredity.atomic import write_text
 from heredity.checkpoint import Checkpoint
 from heredity.errors import ConfigError
-from heredity.run import to_toml
+from heredity.tomlfile import to_toml
 
 Relation = Literal["base", "finetune", "merge", "adapter"]
 

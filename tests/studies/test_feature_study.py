@@ -16,9 +16,10 @@ from polars.testing import assert_frame_equal
 pytest.importorskip("torch")
 
 from heredity.errors import ConfigError, CorpusError, HeredityError
-from heredity.run import Run, to_toml
+from heredity.run import Run
 from heredity.studies.features.config import PRESETS, StudyConfig, plain, preset, with_values
 from heredity.studies.features.study import study
+from heredity.tomlfile import to_toml
 
 
 def run_study(out: Path, root: Path, settings: StudyConfig, seed: int = 0) -> tuple[Run, bool]:

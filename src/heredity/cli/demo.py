@@ -35,9 +35,10 @@ def command(
     on where it stopped when called again with the same settings.
     """
     from heredity.errors import ConfigError
-    from heredity.run import Run, to_toml
+    from heredity.run import Run
     from heredity.studies.features import config as settings_of
     from heredity.studies.features.study import study
+    from heredity.tomlfile import to_toml
 
     if resume and overwrite:
         raise ConfigError("--resume and --overwrite exclude each other", "choose one")

@@ -39,7 +39,7 @@ def command(
 
     from heredity.errors import ConfigError
     from heredity.propose import family_of, filled_from_weights, propose, uncovered
-    from heredity.run import to_toml
+    from heredity.tomlfile import to_toml
 
     if out is not None and out.exists() and not overwrite:
         raise ConfigError(f"{out}: exists", "add --overwrite to replace it, or choose another -o")

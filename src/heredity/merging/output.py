@@ -24,7 +24,7 @@ from heredity.execute import choose
 from heredity.kernels.encode import encode
 from heredity.merging.engine import Facts, Merge, Target
 from heredity.merging.plan import Plan, output_dtype
-from heredity.run import to_toml
+from heredity.tomlfile import to_toml
 from heredity.writer import JOURNAL, CheckpointWriter, Planned, Shard, Written, write_shard
 
 LOCK, RECIPE = "heredity.lock.json", "heredity.toml"

@@ -6,7 +6,7 @@ import polars as pl
 
 from heredity.report.plan import Plan
 from heredity.report.view import View
-from heredity.run import to_toml
+from heredity.tomlfile import to_toml
 
 PLAN = Plan("done", "What was done")
 
