@@ -4,13 +4,15 @@
 
 FAMILY is made by benchmarks/synthetic.py. Every number is of a whole process, started for it: CPU seconds
 (user and system), wall seconds, peak anonymous memory sampled every 20 ms. Inputs are in the page cache if
-they fit. Results are printed as a table and written to SCRATCH/merge.json as they come.
+they fit; floors and heredity run several times, interleaved, and their medians are printed. All runs go to
+SCRATCH/merge.json as they come.
 """
 
 import argparse
 import json
 import os
 import shutil
+import statistics
 import subprocess
 import sys
 import threading
@@ -104,6 +106,7 @@ def main() -> None:
     parser.add_argument("--methods", nargs="+", default=list(RECIPES))
     parser.add_argument("--many", type=int, default=0, help="also merge so many copies by linear")
     parser.add_argument("--no-peer", action="store_true")
+    parser.add_argument("--repeats", type=int, default=3, help="runs of the floors and of heredity")
     arguments = parser.parse_args()
     scratch, family = arguments.scratch, arguments.family.absolute()
     scratch.mkdir(parents=True, exist_ok=True)
@@ -116,24 +119,30 @@ def main() -> None:
         print(json.dumps(row), flush=True)
         (scratch / "merge.json").write_text(json.dumps(rows, indent=1))
 
+    floor(family, scratch / "floor", 3, 1)  # inputs come into the page cache before anything is measured
     for method in arguments.methods:
         count, _ = RECIPES[method]
         config = scratch / f"{method}.yml"
         config.write_text(recipe(method, family))
-        for reads in (1, 2):
-            found = floor(family, scratch / "floor", count, reads)
-            record(method=method, who=f"floor, {reads} read", **found)
-            (scratch / "floor").unlink()
         start = [*heredity, str(config), str(scratch / "x"), "--dry-run"]
-        record(method=method, who="heredity start-up", **measured(start))
         command = [*heredity, str(config), str(scratch / "ours"), "-q"]
-        record(method=method, who="heredity", **measured(command))
-        shutil.rmtree(scratch / "ours")
+        for _ in range(arguments.repeats):  # interleaved: what disturbs the machine disturbs all of them
+            for reads in (1, 2):
+                record(
+                    method=method,
+                    who=f"floor, {reads} read",
+                    **floor(family, scratch / "floor", count, reads),
+                )
+                (scratch / "floor").unlink()
+            record(method=method, who="heredity start-up", **measured(start))
+            record(method=method, who="heredity", **measured(command))
+            shutil.rmtree(scratch / "ours")
         if peer:
             program = str(Path(peer).parent / "mergekit-yaml")
             command = [program, str(config), str(scratch / "peer"), "--no-copy-tokenizer"]
             record(method=method, who="mergekit", **measured(command))
             shutil.rmtree(scratch / "peer")
+        print(_ratios(method, rows), flush=True)
     if arguments.many:
         names = [family / "ab"[i % 2] for i in range(arguments.many)]
         links = scratch / "many"
@@ -152,10 +161,34 @@ def main() -> None:
     print(_table(rows))
 
 
-def _table(rows: list[dict[str, Any]]) -> str:
-    lines = ["| method | who | CPU s | wall s | anonymous MB |", "|---|---|---|---|---|"]
+def _medians(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return one row for every method and program: medians of its runs."""
+    found: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for row in rows:
-        cells = (row["method"], row["who"], row["cpu_seconds"], row["wall_seconds"], row["anonymous_mb"])
+        found.setdefault((row["method"], row["who"]), []).append(row)
+    numbers = ("cpu_seconds", "wall_seconds", "anonymous_mb")
+    return [
+        {"method": method, "who": who, "runs": len(runs)}
+        | {name: statistics.median(run[name] for run in runs) for name in numbers}
+        for (method, who), runs in found.items()
+    ]
+
+
+def _ratios(method: str, rows: list[dict[str, Any]]) -> str:
+    """Return what mergekit costs over heredity, and heredity without its start-up over the floors."""
+    cpu = {row["who"]: row["cpu_seconds"] for row in _medians(rows) if row["method"] == method}
+    work = cpu["heredity"] - cpu["heredity start-up"]
+    parts = [f"{work / cpu[f'floor, {reads} read']:.2f} × the floor of {reads} read" for reads in (1, 2)]
+    if "mergekit" in cpu:
+        parts = [f"mergekit costs {cpu['mergekit'] / cpu['heredity']:.1f} ×", *parts]
+    return f"{method}: {'; '.join(parts)}"
+
+
+def _table(rows: list[dict[str, Any]]) -> str:
+    lines = ["| method | who | runs | CPU s | wall s | anonymous MB |", "|---|---|---|---|---|---|"]
+    for row in _medians(rows):
+        names = ("method", "who", "runs", "cpu_seconds", "wall_seconds", "anonymous_mb")
+        cells = [row[name] for name in names]
         lines.append("| " + " | ".join(str(cell) for cell in cells) + " |")
     return "\n".join(lines)
 
