@@ -189,7 +189,9 @@ def test_resampled_bounds_equal_the_dense_computation(family, tokens, lineage):
     few = Resampler(Documents.of(tokens), resamples=7, seed=3)
     taus = np.array([0.5, 0.9])
     can = np.ones(N, bool)
-    got = few.bounds(a, b, few.totals(a), few.totals(b), candidates, eligible=can, min_joint=0, taus=taus)
+    got = few.bounds(
+        a, b, few.totals(a), few.totals(b), candidates, eligible=can, min_joint=0, taus=taus, at=0
+    )
     da, db = (np.zeros((tokens.n_tokens, N)) for _ in range(2))
     for j in range(N):
         da[a.of_latent(j)[0], j], db[b.of_latent(j)[0], j] = a.of_latent(j)[1], b.of_latent(j)[1]
@@ -202,6 +204,8 @@ def test_resampled_bounds_equal_the_dense_computation(family, tokens, lineage):
     np.testing.assert_allclose(got.low, np.percentile(best, 2.5, axis=0), atol=1e-9)
     assert (got.high >= np.percentile(best, 97.5, axis=0) - 1e-9).all()
     np.testing.assert_allclose(got.shares, (best[:, :, None] >= taus).mean(axis=1))
+    some = np.array([0, 7, 8, 63, N - 1])
+    np.testing.assert_array_equal(got.matched(some), best[:, some] >= taus[0])
 
 
 def test_contexts_are_counted_once(tokens):

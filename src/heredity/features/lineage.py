@@ -17,6 +17,7 @@ from numpy import ndarray
 from heredity.corpora.tokens import TokenStream
 from heredity.errors import ConfigError
 from heredity.features.codes import Codes
+from heredity.features.consensus import LEAST_SEEDS
 from heredity.features.nulls import Floor, floor
 from heredity.features.resample import Documents, Resampler, Totals
 from heredity.features.verdicts import Comparison, Side, Tracking, compare
@@ -68,22 +69,36 @@ class EdgeResult(Struct, eq=False, dict=True):
         return np.mean([c.parent.curve for c in self.comparisons], axis=0)
 
     def heritability(self, at: int) -> tuple[float | None, float | None, float | None]:
-        """Return heritability and its 95 % interval at one place of the τ grid; None: no usable ceiling.
-
-        Resamples in which the ceiling is not above the floor have no ratio and are left out of the interval;
-        with a usable ceiling they are at most one in forty.
-        """
+        """Return heritability and its 95 % interval at one place of the τ grid; None: no usable ceiling."""
         if self.ceiling is None:
             return None, None, None
-        ceiling, resampled = self.ceiling
-        chance = self.floor.mean[at]
-        room = resampled[:, at] - self.floor_resampled[:, at]
-        if np.percentile(room, 2.5) <= 0 or ceiling[at] <= chance:
-            return None, None, None
-        some = room > 0
-        ratio = (self.persist[some, at] - self.floor_resampled[some, at]) / room[some]
-        low, high = np.percentile(ratio, [2.5, 97.5])
-        return float((self.persist_curve[at] - chance) / (ceiling[at] - chance)), float(low), float(high)
+        return heritability(
+            (float(self.persist_curve[at]), self.persist[:, at]),
+            (float(self.floor.mean[at]), self.floor_resampled[:, at]),
+            (float(self.ceiling[0][at]), self.ceiling[1][:, at]),
+        )
+
+
+_Measured = tuple[float, Float64[ndarray, " resamples"]]
+
+
+def heritability(
+    persist: _Measured, floor: _Measured, ceiling: _Measured
+) -> tuple[float | None, float | None, float | None]:
+    """Return (persist − floor)/(ceiling − floor) and its 95 % interval; None: no usable ceiling.
+
+    Resamples in which the ceiling is not above the floor have no ratio and are left out of the interval; with
+    a usable ceiling they are at most one in forty.
+
+    Args:
+        persist, floor, ceiling: each with its value in every resample.
+    """
+    room = ceiling[1] - floor[1]
+    if np.percentile(room, 2.5) <= 0 or ceiling[0] <= floor[0]:
+        return None, None, None
+    some = room > 0
+    low, high = np.percentile((persist[1][some] - floor[1][some]) / room[some], [2.5, 97.5])
+    return (persist[0] - floor[0]) / (ceiling[0] - floor[0]), float(low), float(high)
 
 
 class Lineage:
@@ -92,6 +107,7 @@ class Lineage:
     Attributes:
         members: codes of every member, one per seed.
         edges: (parent, child), in the order given.
+        progress: told what is about to be measured.
         warnings: what a reader must know beside the numbers.
     """
 
@@ -132,7 +148,7 @@ class Lineage:
         self.edges, self.settings, self.seed = list(edges), settings, seed
         self.documents = Documents.of(stream)
         self.resampler = Resampler(self.documents, resamples=settings.resamples, seed=seed)
-        self._progress = progress or (lambda _: None)
+        self.progress = progress or (lambda _: None)
         self._totals: dict[tuple[str, int], Totals] = {}
         self._comparisons: dict[tuple[str, int, str, int], Comparison] = {}
         self._ceilings: dict[str, Ceiling | None] = {}
@@ -152,7 +168,7 @@ class Lineage:
         """Compare one seed of a member with one of another (or of the same)."""
         key = (parent, s, child, t)
         if key not in self._comparisons:
-            self._progress(f"{parent} seed {s} against {child} seed {t}")
+            self.progress(f"{parent} seed {s} against {child} seed {t}")
             a, b = self.members[parent][s], self.members[child][t]
             self._comparisons[key] = compare(
                 a, b, self._total(parent, s), self._total(child, t), self.resampler, self.settings
@@ -166,6 +182,12 @@ class Lineage:
     def pairs(self, parent: str, child: str) -> list[tuple[int, int]]:
         """Return every (seed of the parent, seed of the child)."""
         return [(s, t) for s in range(len(self.members[parent])) for t in range(len(self.members[child]))]
+
+    def side(self, member: str, s: int, other: str, t: int) -> Side:
+        """Return what one SAE's latents find in another's, from whichever way round the two were compared."""
+        if (other, t, member, s) in self._comparisons or (member == other and t < s):
+            return self.comparison(other, t, member, s).child
+        return self.comparison(member, s, other, t).parent
 
     def ceiling(self, member: str) -> Ceiling | None:
         """Compare a member's SAEs with each other; None for a single seed."""
@@ -184,6 +206,12 @@ class Lineage:
         """Measure every edge."""
         return [self.result(*edge) for edge in self.edges]
 
+    def seed_draws(self, member: str) -> Float64[ndarray, "resamples seeds"]:
+        """Return how often each seed of a member is drawn in each resample."""
+        n = len(self.members[member])
+        draw = generator(self.seed, "resample seeds", member)
+        return draw.multinomial(n, np.full(n, 1 / n), size=self.settings.resamples).astype(np.float64)
+
     def _total(self, member: str, s: int) -> Totals:
         if (member, s) not in self._totals:
             self._totals[member, s] = self.resampler.totals(self.members[member][s])
@@ -191,23 +219,22 @@ class Lineage:
 
     def _measure(self, parent: str, child: str) -> EdgeResult:
         comparisons, pairs = self.comparisons(parent, child), self.pairs(parent, child)
-        of_parent, of_child = self._seed_draws(parent), self._seed_draws(child)
+        of_parent, of_child = self.seed_draws(parent), self.seed_draws(child)
         weight = np.array([of_parent[:, s] * of_child[:, t] for s, t in pairs]).T
         persist = _weighted([c.parent.bounds.shares for c in comparisons], weight)
-        self._progress(f"{parent} → {child}: floor")
+        self.progress(f"{parent} → {child}: floor")
         chance = floor(
             self.members[parent], self.members[child], self.documents, self.settings, seed=self.seed,
             name=f"{parent}/{child}",
         )  # fmt: skip
-        draw = generator(self.seed, "resample shifts", parent, child)
-        picked = draw.integers(0, len(chance.curves), (self.settings.resamples, len(chance.curves)))
+        by_chance = chance.resampled(
+            self.settings.resamples, generator(self.seed, "resample shifts", parent, child)
+        )
         ends = self.ceiling(parent), self.ceiling(child)
         ceiling = None
         if ends[0] is not None and ends[1] is not None:
             ceiling = np.sqrt(ends[0].curve * ends[1].curve), np.sqrt(ends[0].resampled * ends[1].resampled)
-        return EdgeResult(
-            parent, child, comparisons, pairs, persist, chance, chance.curves[picked].mean(axis=1), ceiling
-        )
+        return EdgeResult(parent, child, comparisons, pairs, persist, chance, by_chance, ceiling)
 
     def _measure_ceiling(self, member: str) -> Ceiling | None:
         n = len(self.members[member])
@@ -218,7 +245,7 @@ class Lineage:
         for s, t in pairs:
             both = self.comparison(member, s, member, t)
             sides += [both.parent, both.child]
-        draws = self._seed_draws(member)
+        draws = self.seed_draws(member)
         weight = np.array([draws[:, s] * draws[:, t] for s, t in pairs for _ in range(2)]).T
         weight[weight.sum(axis=1) == 0] = (
             1  # one seed drawn throughout has no second to compare with: take all
@@ -229,11 +256,6 @@ class Lineage:
             np.concatenate([side.best_r[side.eligible] for side in sides]),
         )
 
-    def _seed_draws(self, member: str) -> Float64[ndarray, "resamples seeds"]:
-        n = len(self.members[member])
-        draw = generator(self.seed, "resample seeds", member)
-        return draw.multinomial(n, np.full(n, 1 / n), size=self.settings.resamples).astype(np.float64)
-
     def _warn(self) -> list[str]:
         lines = []
         for name, n in self.documents.in_domain().items():
@@ -243,6 +265,11 @@ class Lineage:
                 )
         if any(len(codes) == 2 for codes in self.members.values()):
             lines.append("two seeds per member: the intervals are conditional on these SAEs")
+        if any(len(codes) < LEAST_SEEDS for codes in self.members.values()):
+            lines.append(
+                f"consensus features need at least {LEAST_SEEDS} seeds per member: "
+                "what disappears may be the SAE's choice"
+            )
         if any(len(codes) == 1 for codes in self.members.values()):
             lines.append("a member has one SAE only: edges with it have no ceiling and no heritability")
         for parent, child in self.edges:

@@ -51,6 +51,12 @@ class Floor(Struct, frozen=True, eq=False):
         spread: Float64[ndarray, " taus"] = self.curves.std(axis=0, ddof=1) / np.sqrt(len(self.curves))
         return spread
 
+    def resampled(self, n: int, draw: np.random.Generator) -> Float64[ndarray, "n taus"]:
+        """Return n means over shifts drawn with replacement."""
+        picked = draw.integers(0, len(self.curves), (n, len(self.curves)))
+        mean: Float64[ndarray, "n taus"] = self.curves[picked].mean(axis=1)
+        return mean
+
 
 def floor(
     left: Sequence[Codes],

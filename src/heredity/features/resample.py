@@ -7,7 +7,7 @@ other than the best one count from r = 0.2 on: below, none gets near a τ.
 """
 
 import numpy as np
-from jaxtyping import Bool, Float64, Int32, Int64
+from jaxtyping import Bool, Float64, Int32, Int64, UInt8
 from msgspec import Struct
 from numpy import ndarray
 
@@ -66,11 +66,19 @@ class Bounds(Struct, frozen=True, eq=False):
             the Fisher bound with the contexts that the latent fires in as its sample, which keeps a latent of
             a few documents from looking surer than it is.
         shares: share of the eligible latents that is matched, per resample and τ [resamples, taus].
+        bits: whether each latent is matched at the chosen τ, per resample; eight to a byte.
     """
 
     low: Float64[ndarray, " latents"]
     high: Float64[ndarray, " latents"]
     shares: Float64[ndarray, "resamples taus"]
+    bits: UInt8[ndarray, "resamples bytes"]
+
+    def matched(self, latents: Int64[ndarray, " n"]) -> Bool[ndarray, "resamples n"]:
+        """Say whether each of some latents is matched at the chosen τ in each resample."""
+        place = (7 - latents % 8).astype(np.uint8)  # packed from the highest bit down
+        found: Bool[ndarray, "resamples n"] = (self.bits[:, latents // 8] >> place) & 1 == 1
+        return found
 
 
 class Resampler:
@@ -108,13 +116,15 @@ class Resampler:
         eligible: Bool[ndarray, " latents"],
         min_joint: int,
         taus: Float64[ndarray, " taus"],
+        at: int,
     ) -> Bounds:
-        """Resample the best r of every latent of a among its candidates in b."""
+        """Resample the best r of every latent of a among its candidates in b; `at` is the chosen τ's place."""
         n_latents, top = candidates.latent.shape
         n_documents, n_resamples = self.weights.shape[1], len(self.weights)
         low, high = np.zeros(n_latents), np.zeros(n_latents)
         matched = np.zeros((n_resamples, len(taus)))
-        part = max(1, _ROOM_BYTES // (8 * top * max(n_documents, n_resamples)))
+        bits = np.zeros((n_resamples, -(-n_latents // 8)), np.uint8)
+        part = 8 * max(1, _ROOM_BYTES // (64 * top * max(n_documents, n_resamples)))
         for start in range(0, n_latents, part):
             stop = min(start + part, n_latents)
             first = np.repeat(np.arange(start, stop), top)
@@ -133,11 +143,12 @@ class Resampler:
                 a_totals.total, a_totals.square, b_totals.total, b_totals.square, best, best_joint,
             )  # fmt: skip
             low[start:stop], high[start:stop] = np.percentile(best, [2.5, 97.5], axis=0)
+            bits[:, start // 8 : -(-stop // 8)] = np.packbits(best_joint >= taus[at], axis=1)
             own = best_joint[:, eligible[start:stop]]
             for t, tau in enumerate(taus):
                 matched[:, t] += (own >= tau).sum(axis=1)
         fisher = fisher_high(candidates.r[:, 0], contexts_fired(a))
-        return Bounds(low, np.maximum(high, fisher), matched / max(1, int(eligible.sum())))
+        return Bounds(low, np.maximum(high, fisher), matched / max(1, int(eligible.sum())), bits)
 
 
 def contexts_fired(codes: Codes) -> Int64[ndarray, " latents"]:

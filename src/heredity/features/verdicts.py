@@ -169,7 +169,14 @@ def _side(
     match = np.where(any_match, candidates.latent[rows, first], -1).astype(np.int64)
     match_r = np.where(any_match, candidates.r[rows, first], 0.0)
     bounds = resampler.bounds(
-        a, b, *totals, candidates, eligible=can, min_joint=settings.min_joint, taus=settings.taus
+        a,
+        b,
+        *totals,
+        candidates,
+        eligible=can,
+        min_joint=settings.min_joint,
+        taus=settings.taus,
+        at=settings.at,
     )
     persists = can & (match_r >= settings.tau)
     return Side(
