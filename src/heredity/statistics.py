@@ -2,24 +2,31 @@
 
 A file is one safetensors file. `input_gram/TENSOR` is float32 or float64 [d_in, d_in], Σ x xᵀ over tokens
 divided by their number; `fisher/TENSOR` has the tensor's shape, the mean squared gradient. The metadata
-says what it was made of: kind, n_tokens, model, digest of the token stream.
+says what it was made of, and has three entries of use to a reader: `model` (the `fingerprint` of the
+checkpoint), `shared` (JSON: tensor → the tensor whose input Gram it shares, stored once), `conv1d` (JSON: the
+tensors kept as [in, out]).
 """
 
 import json
 import struct
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from hashlib import blake2b
+from math import prod
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float32, Float64
 from numpy import ndarray
 
 from heredity.atomic import writing
+from heredity.checkpoint import Checkpoint
 from heredity.errors import StoreError
 from heredity.header import TensorInfo, read_header
 from heredity.readers import opened
 
 _GRAM, _FISHER = "input_gram/", "fisher/"
+_FIRST_BYTES = 64  # of every tensor go into a fingerprint
 
 
 class Statistics:
@@ -32,6 +39,8 @@ class Statistics:
 
     def __init__(self, path: Path, tensors: Mapping[str, TensorInfo], metadata: Mapping[str, str]) -> None:
         self.path, self._tensors, self.metadata = path, tensors, metadata
+        self._shared: dict[str, str] = json.loads(metadata.get("shared", "{}"))
+        self._conv1d: list[str] = json.loads(metadata.get("conv1d", "[]"))
 
     @classmethod
     def open(cls, path: Path | str) -> "Statistics":
@@ -50,15 +59,19 @@ class Statistics:
 
     def has_input_gram(self, tensor: str) -> bool:
         """Say whether the inputs of a layer were recorded."""
-        return _GRAM + tensor in self._tensors
+        return _GRAM + self._shared.get(tensor, tensor) in self._tensors
 
     def has_fisher(self, tensor: str) -> bool:
         """Say whether a tensor's Fisher information was recorded."""
         return _FISHER + tensor in self._tensors
 
+    def is_conv1d(self, tensor: str) -> bool:
+        """Say whether a layer was seen to keep its weight as [in, out]."""
+        return tensor in self._conv1d
+
     def input_gram(self, tensor: str) -> Float64[ndarray, "d_in d_in"]:
         """Return the mean of x xᵀ over the tokens that came into a layer."""
-        return self._read(_GRAM + tensor).astype(np.float64)
+        return self._read(_GRAM + self._shared.get(tensor, tensor)).astype(np.float64)
 
     def fisher(self, tensor: str) -> Float64[ndarray, "..."]:
         """Return the mean squared gradient of the log-likelihood, element by element."""
@@ -75,11 +88,18 @@ class Statistics:
         return values.reshape(info.shape)
 
 
+class Later(NamedTuple):
+    """An array that is made when it is written, so that not all of a file is in memory."""
+
+    shape: tuple[int, ...]
+    make: Callable[[], Float32[ndarray, "..."]]
+
+
 def write_statistics(
     path: Path | str,
     *,
-    input_grams: Mapping[str, Float32[ndarray, "d d"]] | None = None,
-    fisher: Mapping[str, Float32[ndarray, "..."]] | None = None,
+    input_grams: Mapping[str, Float32[ndarray, "d d"] | Later] | None = None,
+    fisher: Mapping[str, Float32[ndarray, "..."] | Later] | None = None,
     metadata: Mapping[str, str] | None = None,
 ) -> Path:
     """Write a statistics file, whole or not at all.
@@ -96,7 +116,7 @@ def write_statistics(
     header: dict[str, object] = {"__metadata__": dict(metadata or {})}
     offset = 0
     for name, value in sorted(arrays.items()):
-        size = 4 * value.size
+        size = 4 * prod(value.shape)
         header[name] = {"dtype": "F32", "shape": list(value.shape), "data_offsets": [offset, offset + size]}
         offset += size
     text = json.dumps(header, separators=(",", ":")).encode()
@@ -104,5 +124,21 @@ def write_statistics(
     with writing(path) as file:
         file.write(struct.pack("<Q", len(text)) + text)
         for _, value in sorted(arrays.items()):
-            file.write(np.ascontiguousarray(value, np.float32).data)
+            made = value.make() if isinstance(value, Later) else value
+            file.write(np.ascontiguousarray(made, np.float32).data)
     return path
+
+
+def fingerprint(checkpoint: Checkpoint) -> str:
+    """Return a digest of every tensor's name, format, shape and first bytes.
+
+    It tells a model from its siblings without reading them; the files of a checkpoint, not an adapter's sum.
+    """
+    whole = blake2b(digest_size=16)
+    buffer = np.empty(_FIRST_BYTES, np.uint8)
+    for name, info in checkpoint.tensors.items():
+        whole.update(f"{name}\t{info.dtype}\t{info.shape}\n".encode())
+        with opened(info) as reader:
+            used = reader.read_raw(0, min(info.size, _FIRST_BYTES // info.item_bytes), buffer)
+        whole.update(buffer[:used].tobytes())
+    return whole.hexdigest()

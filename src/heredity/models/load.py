@@ -20,20 +20,22 @@ except ModuleNotFoundError as error:
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
-def load(path: Path | str, *, device: str = "cpu", dtype: str = "float32") -> nn.Module:
+def load(
+    path: Path | str, *, device: str = "cpu", dtype: str = "float32", as_saved: bool = False
+) -> nn.Module:
     """Load a causal LM from a Hugging Face folder, in evaluation mode.
 
     Args:
         path: folder with config.json and safetensors.
         device: torch device, e.g. "cpu" or "cuda:0".
         dtype: "float32", "bfloat16" or "float16".
+        as_saved: load whatever class config.json names, an encoder with its head for example; tensors that
+            this class has no place for are left out.
 
     Raises:
         CheckpointError: no such folder, or transformers cannot read it.
         MismatchError: the weights do not fit the configuration.
     """
-    from transformers import AutoModelForCausalLM
-
     folder = Path(path)
     if not (folder / "config.json").is_file():
         raise CheckpointError(f"{folder}: no config.json", "give a folder that a model was saved to")
@@ -44,29 +46,28 @@ def load(path: Path | str, *, device: str = "cpu", dtype: str = "float32") -> nn
     Checkpoint.open(folder)  # checks every size against its file, and names the file and the tensor
     with quiet_transformers():
         try:
-            model, info = AutoModelForCausalLM.from_pretrained(
+            model, info = _class(folder, as_saved).from_pretrained(
                 folder, dtype=dtype_of(dtype), local_files_only=True, trust_remote_code=False,
                 use_safetensors=True, output_loading_info=True,
             )  # fmt: skip
         except (OSError, ValueError, RuntimeError) as error:
             raise CheckpointError(
-                f"{folder}: {_first_line(error)}", "check the folder with `heredity inspect`"
+                f"{folder}: {first_line(error)}", "check the folder with `heredity inspect`"
             ) from error
         except Exception as error:
             if type(error).__module__.startswith("safetensors"):
                 raise CheckpointError(
-                    f"{folder}: {_first_line(error)}", "the file is truncated or damaged"
+                    f"{folder}: {first_line(error)}", "the file is truncated or damaged"
                 ) from error
             raise
-    wrong = sorted(
-        map(str, [*info["missing_keys"], *info["unexpected_keys"], *info.get("mismatched_keys", [])])
-    )
+    superfluous = [] if as_saved else info["unexpected_keys"]
+    wrong = sorted(map(str, [*info["missing_keys"], *superfluous, *info.get("mismatched_keys", [])]))
     if wrong:
         raise MismatchError(
             f"{folder}: {len(wrong)} tensors do not fit config.json, first {wrong[0]}",
             "the weights and the configuration belong to different models",
         )
-    return model.to(_device(device)).eval()
+    return model.to(device_of(device)).eval()
 
 
 def initialise(config: dict[str, Any], *, seed: int, device: str = "cpu") -> nn.Module:
@@ -83,7 +84,7 @@ def initialise(config: dict[str, Any], *, seed: int, device: str = "cpu") -> nn.
     kind = values.pop("model_type")
     torch.manual_seed(seed)
     model = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **values))
-    return model.to(_device(device), dtype=torch.float32)
+    return model.to(device_of(device), dtype=torch.float32)
 
 
 def tokenizer(path: Path | str) -> Any:
@@ -98,7 +99,7 @@ def tokenizer(path: Path | str) -> Any:
         return AutoTokenizer.from_pretrained(Path(path), local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError, json.JSONDecodeError) as error:
         raise CheckpointError(
-            f"{path}: no tokenizer ({_first_line(error)})", "copy the tokenizer's files there"
+            f"{path}: no tokenizer ({first_line(error)})", "copy the tokenizer's files there"
         ) from error
 
 
@@ -144,7 +145,12 @@ def threads(count: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _device(name: str) -> torch.device:
+def device_of(name: str) -> torch.device:
+    """Turn a device's name into torch's.
+
+    Raises:
+        ConfigError: no such device, or this torch cannot use it.
+    """
     try:
         device = torch.device(name)
     except RuntimeError:
@@ -154,5 +160,5 @@ def _device(name: str) -> torch.device:
     return device
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
     return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
