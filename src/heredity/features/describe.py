@@ -10,6 +10,7 @@ from numpy import ndarray
 
 from heredity.corpora.tokens import TokenStream
 from heredity.features.codes import Codes
+from heredity.features.firings import counts_by, token_tables
 
 Decode = Callable[[int], str]
 """Text of one token, by its number."""
@@ -28,7 +29,7 @@ def latents_table(
     """
     firings = codes.firings
     domain = domain_shares(codes, stream)
-    top = _top_tokens(codes, stream)
+    top = token_tables(codes, stream, top=_TOP_TOKENS).by_mass.tolist()
     n = codes.d_sae
     return pl.DataFrame(
         {
@@ -40,7 +41,7 @@ def latents_table(
             "rare": (firings > 0) & (firings < min_firings),
             "dead": firings == 0,
             "mean_activation": codes.sums / np.maximum(firings, 1),
-            "top_tokens": [[decode(int(t)) for t in tokens] for tokens in top],
+            "top_tokens": [[decode(t) for t in tokens if t >= 0] for tokens in top],
             "domain_share": domain.tolist(),
             "domains": [list(stream.domains)] * n,
         },
@@ -50,10 +51,8 @@ def latents_table(
 
 def domain_shares(codes: Codes, stream: TokenStream) -> Float64[ndarray, "latents domains"]:
     """Return how each latent's firings spread over the domains; 0 throughout for one that never fires."""
-    latent = np.repeat(np.arange(codes.d_sae), codes.firings)
-    domain = np.asarray(stream.domain)[codes.tokens].astype(np.int64)
-    n = len(stream.domains)
-    counts = np.bincount(latent * n + domain, minlength=codes.d_sae * n).reshape(-1, n)
+    counts = counts_by(codes, np.asarray(stream.domain))
+    counts = np.pad(counts, ((0, 0), (0, len(stream.domains) - counts.shape[1])))
     return counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
 
 
@@ -136,15 +135,3 @@ def _peaks(
             break
     chosen = (taken + spare)[:n]
     return sorted(chosen, key=lambda at: (-float(values[at]), int(tokens[at])))
-
-
-def _top_tokens(codes: Codes, stream: TokenStream) -> list[Int64[ndarray, " tokens"]]:
-    """Return the tokens on which each latent's activation sums highest."""
-    identifier = np.asarray(stream.tokens)[codes.tokens].astype(np.int64)
-    out = []
-    for latent in range(codes.d_sae):
-        where = slice(codes.starts[latent], codes.starts[latent + 1])
-        names, inverse = np.unique(identifier[where], return_inverse=True)
-        total = np.bincount(inverse, codes.values_by_latent[where], minlength=len(names))
-        out.append(names[np.lexsort((names, -total))[:_TOP_TOKENS]])
-    return out
