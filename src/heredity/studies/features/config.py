@@ -3,7 +3,7 @@
 import tomllib
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Protocol
 
 import msgspec
 from msgspec import Meta
@@ -94,7 +94,7 @@ class Sae(_Settings, frozen=True, kw_only=True):
         batch_tokens: tokens per step.
         learning_rate: Adam's.
         beta2: Adam's.
-        l1: L1 coefficient of the base's ReLU SAE, for comparison.
+        l1: L1 coefficient of the base's ReLU SAE, for comparison; none without.
         mix: "shared" trains every SAE on the same tokens of all domains; "cumulative" on the domains that its
             member has seen, as the paper does.
         stream_tokens: distinct training tokens harvested per domain.
@@ -109,10 +109,39 @@ class Sae(_Settings, frozen=True, kw_only=True):
     batch_tokens: Count = 2048
     learning_rate: Annotated[float, Meta(gt=0)] = 1e-3
     beta2: Annotated[float, Meta(ge=0, lt=1)] = 0.999
-    l1: Annotated[float, Meta(gt=0)] = 1.5
+    l1: Annotated[float, Meta(gt=0)] | None = 1.5
     mix: Literal["shared", "cumulative"] = "shared"
     stream_tokens: Count = 100_000
     evaluation_tokens: Count = 16_000
+
+
+class Tracked(Protocol):
+    """What the stages that follow features know of a run: the settings that `demo` and `track` share."""
+
+    @property
+    def members(self) -> tuple[str, ...]: ...
+
+    @property
+    def root(self) -> str: ...
+
+    @property
+    def sae(self) -> Sae: ...
+
+    @property
+    def lineage(self) -> Tracking: ...
+
+    @property
+    def highlights(self) -> int: ...
+
+    @property
+    def threads(self) -> int: ...
+
+    @property
+    def workers(self) -> int: ...
+
+    def domains_of(self, member: str) -> tuple[str, ...]:
+        """Domains that a member has been trained on, as far as that is known."""
+        ...
 
 
 class StudyConfig(_Settings, frozen=True, kw_only=True):
@@ -149,6 +178,11 @@ class StudyConfig(_Settings, frozen=True, kw_only=True):
     def members(self) -> tuple[str, str, str, str]:
         """Names of all members: base, the two children, the merge."""
         return (self.base.name, self.children[0].name, self.children[1].name, self.merge.name)
+
+    @property
+    def root(self) -> str:
+        """Name of the member that has no parent."""
+        return self.base.name
 
 
 def preset(name: str) -> StudyConfig:

@@ -20,11 +20,12 @@ from heredity.features.sae._format import load as load_sae
 from heredity.features.sae._format import save as save_sae
 from heredity.features.store import ActivationStore
 from heredity.features.train import Training, train
-from heredity.models.load import load, threads
+from heredity.models.load import threads
 from heredity.run import Run
 from heredity.seeds import key
-from heredity.studies.features.config import StudyConfig
-from heredity.studies.features.family import Say, member_path
+from heredity.studies.features.config import Tracked
+from heredity.studies.features.family import Say
+from heredity.studies.features.members import load_member
 from heredity.studies.features.text import Streams
 
 CURVE = (8, 16, 32, 64)
@@ -53,9 +54,7 @@ class SaeJob(msgspec.Struct, frozen=True, kw_only=True):
         return f"{self.member}-{self.variant}-{self.seed}"
 
 
-def train_saes(
-    run: Run, config: StudyConfig, streams: Streams, *, device: str, progress: bool, say: Say
-) -> None:
+def train_saes(run: Run, config: Tracked, streams: Streams, *, device: str, progress: bool, say: Say) -> None:
     """Train every SAE that is not trained yet, each in its own process with one thread; write `sae_training`."""
     if run.done("saes"):
         return
@@ -114,7 +113,7 @@ def train_one(job: SaeJob) -> list[dict[str, Any]]:
     return history
 
 
-def evaluate_saes(run: Run, config: StudyConfig, streams: Streams, *, device: str, say: Say) -> None:
+def evaluate_saes(run: Run, config: Tracked, streams: Streams, *, device: str, say: Say) -> None:
     """Measure every SAE on held-out text, and over k on the base; write `saes` and `sae_curve`."""
     if run.done("sae quality"):
         return
@@ -123,10 +122,10 @@ def evaluate_saes(run: Run, config: StudyConfig, streams: Streams, *, device: st
     held_out = streams.test.head(config.sae.evaluation_tokens)
     with threads(config.threads):
         for member in config.members:
-            model = load(member_path(run, member), device=device)
+            model = load_member(run, member, device=device)
             jobs = [j for j in _jobs(run, config, device) if j.member == member]
             saes = [load_sae(Path(job.out)) for job in jobs]
-            ks = [k for k in CURVE if k <= config.sae.latents] if member == config.base.name else []
+            ks = [k for k in CURVE if k <= config.sae.latents] if member == config.root else []
             found = qualities([*saes, *(with_k(saes[0], k) for k in ks)], model, held_out, config.sae.site)
             for job, sae, one in zip(jobs, saes, found, strict=False):
                 who = {
@@ -155,14 +154,14 @@ def evaluate_saes(run: Run, config: StudyConfig, streams: Streams, *, device: st
     run.finish_stage("sae quality")
 
 
-def codes_of(run: Run, config: StudyConfig, streams: Streams, *, device: str) -> dict[tuple[str, int], Codes]:
+def codes_of(run: Run, config: Tracked, streams: Streams, *, device: str) -> dict[tuple[str, int], Codes]:
     """Return the sparse codes of every member and seed over the shared stream, made when they are not on disk."""
     found: dict[tuple[str, int], Codes] = {}
     for member in config.members:
         jobs = [j for j in _jobs(run, config, device) if j.member == member and j.variant == "topk"]
         missing = [j for j in jobs if not (run.folder("codes") / j.name / "meta.json").exists()]
         if missing:
-            model = load(member_path(run, member), device=device)
+            model = load_member(run, member, device=device)
             with threads(config.threads):
                 store = harvest(
                     model,
@@ -184,12 +183,12 @@ def codes_of(run: Run, config: StudyConfig, streams: Streams, *, device: str) ->
     return found
 
 
-def _harvest(run: Run, config: StudyConfig, streams: Streams, member: str, device: str) -> None:
+def _harvest(run: Run, config: Tracked, streams: Streams, member: str, device: str) -> None:
     domains = config.domains_of(member) if config.sae.mix == "cumulative" else streams.train.domains
     text = streams.train.of(domains).head(config.sae.stream_tokens)
     with threads(config.threads):
         harvest(
-            load(member_path(run, member), device=device),
+            load_member(run, member, device=device),
             text,
             config.sae.site,
             _store(run, member),
@@ -201,9 +200,10 @@ def _store(run: Run, member: str) -> Path:
     return run.folder("activations") / member
 
 
-def _jobs(run: Run, config: StudyConfig, device: str) -> list[SaeJob]:
+def _jobs(run: Run, config: Tracked, device: str) -> list[SaeJob]:
     plan = [(member, "topk", seed) for member in config.members for seed in range(config.sae.seeds)]
-    plan.append((config.base.name, "l1", 0))
+    if config.sae.l1 is not None:
+        plan.append((config.root, "l1", 0))
     training = Training(
         tokens=config.sae.tokens, batch_tokens=config.sae.batch_tokens, rate=config.sae.learning_rate,
         beta2=config.sae.beta2, dead_after_tokens=min(100_000, max(1, config.sae.tokens // 10)),
@@ -213,7 +213,7 @@ def _jobs(run: Run, config: StudyConfig, device: str) -> list[SaeJob]:
         SaeJob(
             member=member, variant=variant, seed=seed, store=str(_store(run, member)), latents=config.sae.latents,
             out=str(run.folder("saes") / f"{member}-{variant}-{seed}"), training=training,
-            k=config.sae.k, l1=config.sae.l1,
+            k=config.sae.k, l1=config.sae.l1 or 0.0,
             checkpoint=str(run.folder("work") / f"{member}-{variant}-{seed}.safetensors"), device=device,
             # Every SAE draws its own numbers: latents of two members must not align because of a shared start.
             stream=key(run.seed, "sae", member, variant, seed) >> 1,
