@@ -3,6 +3,7 @@
 import polars as pl
 
 from heredity.features import inheritance
+from heredity.features.consensus_edges import ConsensusLineage
 from heredity.features.lineage import Lineage
 from heredity.features.sae._format import load as load_sae
 from heredity.features.tables import edge_tables
@@ -32,7 +33,8 @@ def follow(run: Run, config: Tracked, streams: Streams, *, device: str, say: Say
         ]
         for name in config.members
     }
-    for name, table in (edge_tables(lineage, decoders) | inheritance.tables(lineage)).items():
+    made = edge_tables(lineage, decoders) | inheritance.tables(lineage) | ConsensusLineage(lineage).tables
+    for name, table in made.items():
         run.write_table(name, table)
     run.write_table("warnings", pl.DataFrame({"text": lineage.warnings}, schema={"text": pl.String}))
     say("describing features")
