@@ -162,3 +162,17 @@ def device_of(name: str) -> torch.device:
 
 def first_line(error: BaseException) -> str:
     return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+
+
+def _class(folder: Path, as_saved: bool) -> Any:
+    """Return the class to load: of a causal LM, or the one that config.json names, else the one without a head."""
+    import transformers
+
+    if not as_saved:
+        return transformers.AutoModelForCausalLM
+    try:
+        names = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("architectures") or []
+    except (ValueError, AttributeError):
+        raise CheckpointError(f"{folder / 'config.json'}: not JSON", "save the model again") from None
+    found = getattr(transformers, str(names[0]), None) if names else None
+    return transformers.AutoModel if found is None else found
