@@ -79,7 +79,7 @@ class Checkpoint:
         offline: bool | None = None,
         base: "Checkpoint | None" = None,
     ) -> "Checkpoint":
-        """Open a folder, a .safetensors file, or a Hub id ("org/name" or "org/name@revision").
+        """Open a folder, a .safetensors file, a Hub id ("org/name@revision") or `archive:FILE#FOLDER`.
 
         Reads headers only. The size of every tensor is checked against its file. Pickled weights are refused,
         except in `allowing_pickles`; then the tensors are read from the cache, all else from the folder.
@@ -97,7 +97,11 @@ class Checkpoint:
         if isinstance(ref, Checkpoint):
             return ref
         path = Path(ref)
-        if not path.exists():
+        if not path.exists() and str(ref).startswith("archive:"):
+            from heredity.corpora.packaged import unpacked
+
+            path = unpacked(str(ref))
+        elif not path.exists():
             from heredity.hub import resolve
 
             path = resolve(
