@@ -57,6 +57,17 @@ class Statistics:
             )
         return cls(Path(path), tensors, metadata)
 
+    @property
+    def input_gram_tensors(self) -> list[str]:
+        """Tensors of the layers whose inputs were recorded."""
+        own = [name.removeprefix(_GRAM) for name in self._tensors if name.startswith(_GRAM)]
+        return sorted([*own, *(name for name, leader in self._shared.items() if leader in own)])
+
+    @property
+    def fisher_tensors(self) -> list[str]:
+        """Tensors whose Fisher information was recorded."""
+        return sorted(name.removeprefix(_FISHER) for name in self._tensors if name.startswith(_FISHER))
+
     def has_input_gram(self, tensor: str) -> bool:
         """Say whether the inputs of a layer were recorded."""
         return _GRAM + self._shared.get(tensor, tensor) in self._tensors

@@ -9,11 +9,13 @@ import numpy as np
 from jaxtyping import Integer
 from numpy import ndarray
 
+from heredity.checkpoint import Checkpoint
 from heredity.corpora.documents import CorpusSpec, load, schemes
 from heredity.corpora.tokens import TokenStream
 from heredity.errors import ConfigError, CorpusError
 from heredity.models.load import quiet_transformers, tokenizer
 
+_LENGTH = 512
 _KINDS = {".jsonl": "jsonl", ".parquet": "parquet"}
 
 
@@ -35,7 +37,7 @@ def read_contexts(
     data: str,
     model: Path,
     *,
-    context: int = 512,
+    context: int | None = None,
     domains: Sequence[str] = (),
     max_tokens: int | None = None,
     wrapped: bool = False,
@@ -47,7 +49,7 @@ def read_contexts(
             the corpora such as `text:books/*.txt`. Texts follow each other, the end-of-text token between them
             where the tokenizer has one, and are cut into sequences; what is left over is not used.
         model: folder with the tokenizer; of no use to a stream.
-        context: tokens of a sequence of text.
+        context: tokens of a sequence of text; default: 512, or what the model takes if that is less.
         domains: of the stream that are used; none: all.
         max_tokens: most tokens of each domain of a stream, or of the text.
         wrapped: put every sequence of text between the tokenizer's [CLS] and [SEP], as encoders expect it.
@@ -66,6 +68,8 @@ def read_contexts(
     if domains:
         raise ConfigError(f"{data}: only a token stream has domains", "name the text itself, without domains")
     encoder = tokenizer(model)
+    if context is None:
+        context = min(_LENGTH, Checkpoint.open(model).config.get("max_position_embeddings", _LENGTH))
     first, last = (encoder.cls_token_id, encoder.sep_token_id) if wrapped else (None, None)
     around = [[] if end is None else [end] for end in (first, last)]
     room = context - len(around[0]) - len(around[1])
@@ -76,7 +80,7 @@ def read_contexts(
     if not len(ids):
         raise CorpusError(f"{data}: no text", "check the source")
     ids = ids[:max_tokens]
-    room = min(room, len(ids))
+    room = min(room, len(ids))  # a short text is one short sequence
     rows = ids[: len(ids) // room * room].reshape(-1, room)
     edges = [np.broadcast_to(np.array(end, np.int64), (len(rows), len(end))) for end in around]
     blocks = np.concatenate([edges[0], rows, edges[1]], axis=1)
