@@ -1,5 +1,6 @@
 """LoRA on a live model, through the optional package `peft`; merged into the weights when it is saved."""
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +28,12 @@ def attach(model: Any, *, rank: int, seed: int) -> Any:
         raise ExtraMissingError("fine-tuning by LoRA", "lora") from None
     config = peft.LoraConfig(r=rank, lora_alpha=2 * rank, lora_dropout=0.0, target_modules="all-linear")
     device = next(model.parameters()).device
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+    with (
+        torch.random.fork_rng(devices=[device] if device.type == "cuda" else []),
+        warnings.catch_warnings(),
+    ):
         torch.manual_seed(key(seed, "lora factors") >> 1)
+        warnings.simplefilter("ignore", FutureWarning)  # peft's own, about names it uses of transformers
         return peft.get_peft_model(model, config)
 
 
