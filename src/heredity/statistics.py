@@ -41,6 +41,7 @@ class Statistics:
         self.path, self._tensors, self.metadata = path, tensors, metadata
         self._shared: dict[str, str] = json.loads(metadata.get("shared", "{}"))
         self._conv1d: list[str] = json.loads(metadata.get("conv1d", "[]"))
+        self._names: Mapping[str, str] = {}
 
     @classmethod
     def open(cls, path: Path | str) -> "Statistics":
@@ -68,25 +69,38 @@ class Statistics:
         """Tensors whose Fisher information was recorded."""
         return sorted(name.removeprefix(_FISHER) for name in self._tensors if name.startswith(_FISHER))
 
+    def renamed(self, names: Mapping[str, str]) -> "Statistics":
+        """Return a view that knows tensors under other names too (new name → own name)."""
+        view = Statistics(self.path, self._tensors, self.metadata)
+        view._names = dict(names)
+        return view
+
     def has_input_gram(self, tensor: str) -> bool:
         """Say whether the inputs of a layer were recorded."""
-        return _GRAM + self._shared.get(tensor, tensor) in self._tensors
+        return self._gram_of(tensor) in self._tensors
 
     def has_fisher(self, tensor: str) -> bool:
         """Say whether a tensor's Fisher information was recorded."""
-        return _FISHER + tensor in self._tensors
+        return self._fisher_of(tensor) in self._tensors
 
     def is_conv1d(self, tensor: str) -> bool:
         """Say whether a layer was seen to keep its weight as [in, out]."""
-        return tensor in self._conv1d
+        return self._names.get(tensor, tensor) in self._conv1d
 
     def input_gram(self, tensor: str) -> Float64[ndarray, "d_in d_in"]:
         """Return the mean of x xᵀ over the tokens that came into a layer."""
-        return self._read(_GRAM + self._shared.get(tensor, tensor)).astype(np.float64)
+        return self._read(self._gram_of(tensor)).astype(np.float64)
 
     def fisher(self, tensor: str) -> Float64[ndarray, "..."]:
         """Return the mean squared gradient of the log-likelihood, element by element."""
-        return self._read(_FISHER + tensor).astype(np.float64)
+        return self._read(self._fisher_of(tensor)).astype(np.float64)
+
+    def _gram_of(self, tensor: str) -> str:
+        own = self._names.get(tensor, tensor)
+        return _GRAM + self._shared.get(own, own)
+
+    def _fisher_of(self, tensor: str) -> str:
+        return _FISHER + self._names.get(tensor, tensor)
 
     def _read(self, name: str) -> Float32[ndarray, "..."]:
         if name not in self._tensors:

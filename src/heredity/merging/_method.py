@@ -21,6 +21,9 @@ from heredity.gram import TensorGram
 PerModel: TypeAlias = float | tuple[float, ...]
 """One number for all models, or one for each, in the order of the recipe (without the base)."""
 
+FilePerModel: TypeAlias = tuple[str, ...]
+"""One file for each model, in the order of the recipe; relative to it."""
+
 
 class Inputs(NamedTuple):
     """What a method takes.
@@ -124,7 +127,7 @@ class ElementMethod(Method, frozen=True, kw_only=True):
 class DataMethod(Method, frozen=True, kw_only=True):
     """A method that weighs the models by what they do on text."""
 
-    statistics: tuple[str, ...] = ()
+    statistics: FilePerModel = ()
     """Statistics files, one for each model, in order."""
 
     @abstractmethod
@@ -143,6 +146,15 @@ class DataMethod(Method, frozen=True, kw_only=True):
 
 def per_model_fields(kind: type[Method]) -> tuple[str, ...]:
     """Return the recipe's names of the fields that may differ between models."""
+    return _fields_of(kind, PerModel) + file_fields(kind)
+
+
+def file_fields(kind: type[Method]) -> tuple[str, ...]:
+    """Return the recipe's names of the fields that name a file for each model."""
+    return _fields_of(kind, FilePerModel)
+
+
+def _fields_of(kind: type[Method], hint: Any) -> tuple[str, ...]:
     hints = get_type_hints(kind)
     pairs = zip(kind.__struct_fields__, kind.__struct_encode_fields__, strict=True)
-    return tuple(key for field, key in pairs if hints[field] == PerModel)
+    return tuple(key for field, key in pairs if hints[field] == hint)

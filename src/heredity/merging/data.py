@@ -1,17 +1,24 @@
 """Carry out methods that need statistics of text: whole tensors, averaged where nothing is known."""
 
 from collections.abc import Iterator
+from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float32
 from numpy import ndarray
 
-from heredity.errors import ConfigError
+from heredity.adapter import AdaptedCheckpoint
+from heredity.checkpoint import Checkpoint
+from heredity.errors import ConfigError, MismatchError
 from heredity.merging._discovery import name_of
 from heredity.merging._method import DataMethod
-from heredity.merging.plan import Group
-from heredity.statistics import Statistics
+from heredity.merging.lazy import MergedCheckpoint
+from heredity.merging.plan import Group, Plan
+from heredity.statistics import Statistics, fingerprint
+
+_CONV1D = ("gpt2", "openai-gpt", "imagegpt", "decision_transformer")  # their layers keep [in, out]
 
 
 def data_blocks(
@@ -21,6 +28,7 @@ def data_blocks(
 
     Raises:
         ConfigError: there is not one statistics file for each model.
+        MismatchError: a statistics file was made of another model.
     """
     if len(method.statistics) != len(group.inputs):
         raise ConfigError(
@@ -28,11 +36,48 @@ def data_blocks(
             f"got {len(method.statistics)}",
             "heredity harvest --input-gram or --fisher makes them",
         )
-    opened = [Statistics.open(path) for path in method.statistics]
+    opened = []
+    for path, checkpoint in zip(method.statistics, group.inputs, strict=True):
+        known = _statistics(path, _changed(Path(path)))
+        _check_made_of(known, checkpoint)
+        opened.append(known.renamed({name: checkpoint.info(name).name}))
     weights = [checkpoint.read(name) for checkpoint in group.inputs]
-    transposed = group.inputs[0].config.get("model_type") == "gpt2"  # its Conv1D keeps [in, out]
+    transposed = group.inputs[0].config.get("model_type") in _CONV1D
+    transposed |= any(known.is_conv1d(name) for known in opened)
     merged = method.solve(name, weights, opened, transposed)
     if merged is None:
         facts["averaged"] = True
         merged = np.asarray(np.mean(weights, axis=0, dtype=np.float64), np.float32)
     yield np.ascontiguousarray(merged, np.float32).reshape(-1)
+
+
+def statistics_files(plan: Plan) -> list[Path]:
+    """Return the statistics files that a merge reads, in order, each once."""
+    methods = [method for group in plan.groups for method in group.methods.values()]
+    found = [file for method in methods if isinstance(method, DataMethod) for file in method.statistics]
+    return [Path(file) for file in dict.fromkeys(found)]
+
+
+@lru_cache(maxsize=64)
+def _statistics(path: str, changed: int) -> Statistics:
+    return Statistics.open(path)
+
+
+def _check_made_of(known: Statistics, checkpoint: Checkpoint) -> None:
+    if "model" not in known.metadata or isinstance(checkpoint, MergedCheckpoint | AdaptedCheckpoint):
+        return
+    changed = tuple(_changed(file) for file in checkpoint.files)
+    if _fingerprint(checkpoint.path, changed) != known.metadata["model"]:
+        raise MismatchError(
+            f"{known.path}: was made of another model than {checkpoint.path}",
+            "statistics go with the models in their order; harvest again if the model was changed",
+        )
+
+
+@lru_cache(maxsize=64)
+def _fingerprint(path: Path, changed: tuple[int, ...]) -> str:
+    return fingerprint(Checkpoint.open(path))
+
+
+def _changed(file: Path) -> int:
+    return file.stat().st_mtime_ns if file.exists() else 0

@@ -11,7 +11,7 @@ from heredity.checkpoint import Checkpoint
 from heredity.errors import ConfigError, MismatchError
 from heredity.family import plain
 from heredity.kernels.decode import CODES
-from heredity.merging._method import Method, per_model_fields
+from heredity.merging._method import Method, file_fields, per_model_fields
 from heredity.merging.engine import Merge, Target
 from heredity.merging.join import join_vocabularies
 from heredity.merging.lazy import MergedCheckpoint
@@ -53,6 +53,7 @@ class _Models:
     def __init__(self, recipe: Recipe) -> None:
         self._recipe = recipe
         self._open: dict[str, Checkpoint] = {}
+        self._files: dict[str, str] = {}
 
     def __call__(self, name: str) -> Checkpoint:
         if name not in self._open:
@@ -64,9 +65,15 @@ class _Models:
                 self._open[name] = Checkpoint.open(local if local.exists() else path)
         return self._open[name]
 
+    def file(self, name: str) -> str:
+        """Return where a file that a parameter names lies."""
+        path = self._recipe.paths.get(name, name)
+        self._files[name] = str((self._recipe.root / path).absolute())
+        return self._files[name]
+
     def paths(self) -> dict[str, str]:
-        """Return where the models of the recipe were found, by their names in it."""
-        found: dict[str, str] = {}
+        """Return where the models and files of the recipe were found, by their names in it."""
+        found = dict(self._files)
         for name, checkpoint in self._open.items():
             if isinstance(checkpoint, MergedCheckpoint):
                 found |= checkpoint.merge.target.models
@@ -106,7 +113,7 @@ def _whole(recipe: Recipe, opened: _Models, notes: list[str]) -> tuple[tuple[Gro
     for name in inputs[0].tensors:
         if (place := layer_of(name)) is not None:
             depth[place[0]] = max(depth.get(place[0], 0), place[1] + 1)
-    choose = _Chooser(recipe, entry, sources, based)
+    choose = _Chooser(recipe, opened, entry, sources, based)
     methods: dict[str, Method] = {}
     copied: dict[str, int] = {}
     for name, info in inputs[0].tensors.items():
@@ -148,7 +155,7 @@ def _stack(
             views.append(model.renamed(names))
             places[source.model] = names
         inputs = aligned(views, notes)
-        choose = _Chooser(recipe, entry, sources, based)
+        choose = _Chooser(recipe, opened, entry, sources, based)
         methods: dict[str, Method] = {}
         for name, info in inputs[0].tensors.items():
             if info.dtype not in CODES:
@@ -192,11 +199,13 @@ def _position(layer: int, count: int) -> float:
 class _Chooser:
     """Makes the method for a tensor: parameters are looked up for the model, the slice, the recipe."""
 
-    def __init__(self, recipe: Recipe, entry: Slice, sources: Sequence[Source], based: bool) -> None:
-        self._kind, self._recipe, self._entry = recipe.kind, recipe, entry
+    def __init__(
+        self, recipe: Recipe, opened: _Models, entry: Slice, sources: Sequence[Source], based: bool
+    ) -> None:
+        self._kind, self._recipe, self._opened, self._entry = recipe.kind, recipe, opened, entry
         self._sources = sources[1:] if based else sources
         self._skip = len(sources) - len(self._sources)
-        self._per_model = per_model_fields(self._kind)
+        self._per_model, self._files = per_model_fields(self._kind), file_fields(self._kind)
         self._made: dict[tuple[Any, ...], Method] = {}
 
     def __call__(self, name: str, own_names: Sequence[str], position: float) -> Method:
@@ -210,7 +219,9 @@ class _Chooser:
                 ]
                 if any(value is not None for value in found):
                     default = _default(self._kind, key)
-                    values[key] = tuple(default if value is None else value for value in found)
+                    given = [default if value is None else value for value in found]
+                    files = key in self._files
+                    values[key] = tuple(self._opened.file(v) if files and v else v for v in given)
             elif (value := _look_up(key, outer, name, position)) is not None:
                 values[key] = value
         mark = tuple(sorted(values.items()))
