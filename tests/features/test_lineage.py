@@ -136,7 +136,15 @@ def test_merge_takes_from_both(lineage):
     assert share["", "old"] == pytest.approx(70, abs=0.5)
     assert share["", "learned"] == pytest.approx(20, abs=0.5)
     assert share["", "new"] == pytest.approx(30, abs=0.5)
-    assert share["right", "kept"] + share["right", "lost"] == pytest.approx(N)
+    for parent in ("left", "right"):
+        one = lineage.result(parent, "merge").comparisons
+        assert sum(share[parent, kind] for kind in ("kept", "lost", "undecided")) == pytest.approx(N)
+        lost = np.mean([both.parent.disappears.sum() for both in one])
+        assert share[parent, "lost"] == pytest.approx(
+            lost * N / np.mean([b.parent.eligible.sum() for b in one])
+        )
+    apart = made.filter(pl.col("kind").is_in(["lost", "undecided"]))
+    assert apart["floor"].null_count() == apart.height == 4
     assert made.filter(pl.col("kind").is_in(["both", "left only"]))["floor"].max() < 0.01
 
 
@@ -165,7 +173,8 @@ def test_a_shifted_stream_finds_nothing(l0):
     )
     own = codes(values, tokens)
     assert own.l0 == pytest.approx(l0, rel=0.05)
-    chance = floor([own], [own], Documents.of(tokens), FAST, seed=0, name="null")
+    settings = Tracking(floor_share=0.1)
+    chance = floor([own], [own], Documents.of(tokens), settings, seed=0, name="null")
     assert len(chance.curves) == 20
     assert chance.mean[FAST.at] < 0.01
     assert chance.p95[FAST.at] < 0.01

@@ -98,17 +98,18 @@ def _merge(lineage: Lineage, merge: str) -> list[dict[str, Any]]:
         for kind, seen in observed.items()
     ]  # fmt: skip
     for parent in (left, right):
-        result = lineage.result(parent, merge)
-        at = lineage.settings.at
-        kept = float(result.persist_curve[at])
-        chance = float(result.floor.mean[at])
-        n = float(np.mean([c.parent.eligible.sum() for c in result.comparisons]))
+        result, at = lineage.result(parent, merge), lineage.settings.at
+        sides = [both.parent for both in result.comparisons]
         top = None if result.ceiling is None else float(result.ceiling[0][at])
-        for kind, share, by_chance in (("kept", kept, chance), ("lost", 1 - kept, 1 - chance)):
+        for kind, which in (("kept", "persists"), ("lost", "disappears"), ("undecided", "undecided")):
             rows.append(
                 {
-                    "merge": merge, "left": left, "right": right, "of": parent, "kind": kind, "share": share,
-                    "count": share * n, "floor": by_chance, "ceiling": top,
+                    "merge": merge, "left": left, "right": right, "of": parent, "kind": kind,
+                    "share": float(np.mean([side.share(getattr(side, which)) for side in sides])),
+                    "count": float(np.mean([(getattr(side, which) & side.eligible).sum() for side in sides])),
+                    # Only what is kept has a floor and a ceiling; the rest is lost or undecided by its bound.
+                    "floor": float(result.floor.mean[at]) if kind == "kept" else None,
+                    "ceiling": top if kind == "kept" else None,
                 }
             )  # fmt: skip
     return rows

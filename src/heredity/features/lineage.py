@@ -18,14 +18,14 @@ from heredity.corpora.tokens import TokenStream
 from heredity.errors import ConfigError
 from heredity.features.codes import Codes
 from heredity.features.consensus import LEAST_SEEDS
-from heredity.features.nulls import Floor, floor
+from heredity.features.l0 import unequal_l0
+from heredity.features.nulls import Floor, false_discovery, floor
 from heredity.features.resample import Documents, Resampler, Totals
 from heredity.features.verdicts import Comparison, Side, Tracking, compare
 from heredity.seeds import generator
 
 Edge = tuple[str, str]
 _FEW_DOCUMENTS = 10
-_L0_RATIO = 1.2
 
 
 class Ceiling(Struct, frozen=True, eq=False):
@@ -67,6 +67,11 @@ class EdgeResult(Struct, eq=False, dict=True):
     def persist_curve(self) -> Float64[ndarray, " taus"]:
         """Share that persists at each τ, mean over the pairs of seeds."""
         return np.mean([c.parent.curve for c in self.comparisons], axis=0)
+
+    @cached_property
+    def false_discovery(self) -> tuple[Float64[ndarray, " taus"], Float64[ndarray, " taus"]]:
+        """False-discovery rate at each τ and its upper 95 % bound."""
+        return false_discovery(self.persist_curve, self.floor, (self.persist, self.floor_resampled))
 
     def heritability(self, at: int) -> tuple[float | None, float | None, float | None]:
         """Return heritability and its 95 % interval at one place of the τ grid; None: no usable ceiling."""
@@ -273,11 +278,12 @@ class Lineage:
         if any(len(codes) == 1 for codes in self.members.values()):
             lines.append("a member has one SAE only: edges with it have no ceiling and no heritability")
         for parent, child in self.edges:
-            a, b = (float(np.mean([c.l0 for c in self.members[m]])) for m in (parent, child))
-            if max(a, b) > _L0_RATIO * min(a, b):
-                lines.append(
-                    f"{parent} → {child}: L0 {a:.1f} and {b:.1f} differ by more than 20 %, compare with care"
-                )
+            named = {
+                f"{name} seed {seed}": codes.l0
+                for name in (parent, child)
+                for seed, codes in enumerate(self.members[name])
+            }
+            lines += [f"{parent} → {child}: {line}" for line in unequal_l0(named)]
         return lines
 
 

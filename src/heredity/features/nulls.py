@@ -4,11 +4,18 @@ Floor: the child's codes are shifted within each domain by a random multiple of 
 keeps the domains, the rhythm of positions and every latent's own pattern, and breaks only what the two SAEs
 share token by token. Each shift takes the next pair of seeds in turn, and a fresh keyed draw of the eligible
 latents (`floor_share`): over 20 shifts every latent is expected to be measured several times; the sampling
-error is stated. Ceiling: two SAEs of one model from independent seeds, as if one were the child of the other.
+error is stated. Latents that are not drawn do not compete for a partner, so the floors of the mutual and the
+one-to-one matching err on the high side. Ceiling: two SAEs of one model from independent seeds, as if one were
+the child of the other.
+
+False-discovery rate at τ = floor(τ) / persist(τ): latents matched by chance, over latents matched. As in
+target-decoy searches every latent counts as one that could be matched falsely, also those that truly are, so
+the rate is, if anything, too high.  Source: Storey 2002 with π₀ = 1.
 """
 
 from collections.abc import Sequence
 
+import msgspec
 import numpy as np
 from jaxtyping import Bool, Float64, Int32, Int64
 from msgspec import Struct
@@ -16,9 +23,12 @@ from numpy import ndarray
 
 from heredity.errors import StoreError
 from heredity.features.codes import Codes
-from heredity.features.correlate import best_against
+from heredity.features.correlate import correlate
+from heredity.features.matchings import NAMES, Name, match
 from heredity.features.resample import Documents
+from heredity.features.sae._variant import Sparse
 from heredity.features.verdicts import Tracking, eligible, matched_curve
+from heredity.kernels import sparse
 from heredity.seeds import generator
 
 
@@ -27,10 +37,12 @@ class Floor(Struct, frozen=True, eq=False):
 
     Attributes:
         curves: share matched at each τ of the grid, per shift [shifts, taus].
+        one_to_one: the same for the other matchings.
         r: the best r of every latent measured, over all shifts.
     """
 
     curves: Float64[ndarray, "shifts taus"]
+    one_to_one: dict[Name, Float64[ndarray, "shifts taus"]]
     r: Float64[ndarray, " n"]
 
     @property
@@ -79,18 +91,57 @@ def floor(
         StoreError: a domain is too short to be shifted.
     """
     pairs = [(a, b) for a in left for b in right]
-    curves, seen = [], []
+    curves: dict[Name, list[Float64[ndarray, " taus"]]] = {kind: [] for kind in NAMES}
+    seen, least = [], float(settings.taus[0])
     for shift in range(settings.shifts):
         a, b = pairs[shift % len(pairs)]
         draw = generator(seed, "floor", name, shift)
         rows = sampled(eligible(a, settings), settings.floor_share, draw)
-        r, match_r = best_against(
-            a, b, rows, shifted(documents, a.meta.context, draw),
-            top=settings.top, min_joint=settings.min_joint, least=float(settings.taus[0]),
-        )  # fmt: skip
-        curves.append(matched_curve(match_r, settings))
-        seen.append(r)
-    return Floor(np.array(curves), np.concatenate(seen))
+        moved = rearranged(a, rows, shifted(documents, a.meta.context, draw))
+        found = correlate(moved, b, top=settings.top, threshold=1.0, count_from=least)
+        for kind in NAMES:
+            r = match(kind, found.forward, found.backward, min_joint=settings.min_joint, least=least).r
+            curves[kind].append(matched_curve(r, settings))
+        seen.append(found.forward.r[:, 0])
+    first, *others = NAMES
+    return Floor(
+        np.array(curves[first]), {kind: np.array(curves[kind]) for kind in others}, np.concatenate(seen)
+    )
+
+
+def false_discovery(
+    persist: Float64[ndarray, " taus"],
+    floor: Floor,
+    resampled: tuple[Float64[ndarray, "resamples taus"], Float64[ndarray, "resamples taus"]] | None = None,
+) -> tuple[Float64[ndarray, " taus"], Float64[ndarray, " taus"]]:
+    """Return the false-discovery rate at each τ and its upper 95 % bound; NaN where nothing is matched.
+
+    Args:
+        persist: share matched.
+        floor: by chance.
+        resampled: persistence and floor in each resample. Where no latent of the n measured ones was matched by
+            chance the bound is that of 3/n false ones (the rule of three).
+    """
+    some = persist > 0
+    safe = np.where(some, persist, 1.0)
+    rate = np.where(some, np.minimum(floor.mean / safe, 1.0), np.nan)
+    high = np.full(len(persist), 3 / max(1, len(floor.r))) / safe
+    if resampled is not None:
+        drawn = resampled[1] / np.maximum(resampled[0], 1e-12)
+        high = np.maximum(high, np.percentile(np.minimum(drawn, 1.0), 97.5, axis=0))
+    return rate, np.where(some, np.minimum(high, 1.0), np.nan)
+
+
+def rearranged(codes: Codes, rows: Int64[ndarray, " rows"], beside: Int32[ndarray, " tokens"]) -> Codes:
+    """Return some latents as if what they do on token t they did on token beside[t]."""
+    lengths = codes.firings[rows]
+    starts = np.zeros(len(rows) + 1, np.int64)
+    np.cumsum(lengths, out=starts[1:])
+    take = np.repeat(codes.starts[rows] - starts[:-1], lengths) + np.arange(starts[-1])
+    meta = msgspec.structs.replace(codes.meta, d_sae=len(rows))
+    tokens, values = beside[codes.tokens[take]], codes.values_by_latent[take]
+    indptr, latents, places = sparse.by_latent(starts, tokens, meta.n_tokens)  # by token, then back in order
+    return Codes.of(meta, Sparse(indptr, latents, values[places]))
 
 
 def sampled(

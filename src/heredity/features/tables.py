@@ -15,7 +15,7 @@ _BINS = np.round(np.arange(0.0, 1.0001, 0.05), 2)
 _RANKS = 3
 _NULLABLE = (
     "ceiling", "ceiling_low", "ceiling_high", "ceiling_parent", "ceiling_child", "heritability",
-    "heritability_low", "heritability_high", "decoder_cosine_median",
+    "heritability_low", "heritability_high", "decoder_cosine_median", "fdr", "fdr_high",
 )  # fmt: skip
 Decoders = Mapping[str, Sequence[Float64[ndarray, "d_sae d_in"]]]
 
@@ -79,6 +79,8 @@ def _edge(lineage: Lineage, result: EdgeResult, decoders: Decoders | None) -> di
         "floor_p95": float(result.floor.p95[at]),
         "floor_error": float(result.floor.error[at]),
         "n_shifts": len(result.floor.curves),
+        "fdr": _known(result.false_discovery[0][at]),
+        "fdr_high": _known(result.false_discovery[1][at]),
         "ceiling": None if result.ceiling is None else float(result.ceiling[0][at]),
         "ceiling_low": ceiling_low,
         "ceiling_high": ceiling_high,
@@ -108,11 +110,17 @@ def _curve(lineage: Lineage, result: EdgeResult) -> pl.DataFrame:
             "persist_high": high,
             "floor": result.floor.mean,
             "floor_p95": result.floor.p95,
+            "fdr": result.false_discovery[0],
+            "fdr_high": result.false_discovery[1],
             "ceiling": [None] * len(taus) if result.ceiling is None else result.ceiling[0].tolist(),
             "heritability": [result.heritability(at)[0] for at in range(len(taus))],
         },
         schema_overrides={"ceiling": pl.Float64, "heritability": pl.Float64},
-    )
+    ).with_columns(pl.col("fdr", "fdr_high").fill_nan(None))
+
+
+def _known(value: float) -> float | None:
+    return None if np.isnan(value) else float(value)
 
 
 def _histogram(lineage: Lineage, result: EdgeResult) -> pl.DataFrame:
@@ -165,7 +173,7 @@ def _side_matches(
     verdict[side.persists[own]] = "persists"
     verdict[side.disappears[own]] = "disappears" if side_name == "parent" else "emerges"
     best = rank == 0
-    cosine = None if weights is None else _cosines(weights[0], weights[1], *first)
+    cosine = None if weights is None else cosines(weights[0], weights[1], *first)
     n = len(own)
     return pl.DataFrame(
         {
@@ -191,7 +199,13 @@ def _side_matches(
     )
 
 
-def _cosines(a: ndarray, b: ndarray, first: ndarray, second: ndarray) -> Float64[ndarray, " n"]:
+def cosines(
+    a: Float64[ndarray, "latents d"],
+    b: Float64[ndarray, "latents d"],
+    first: ndarray,
+    second: ndarray,
+) -> Float64[ndarray, " n"]:
+    """Return the cosine of row first[n] of a and row second[n] of b; NaN where either is −1."""
     there = (first >= 0) & (second >= 0)
     out = np.full(len(first), np.nan)
     left, right = a[first[there]].astype(np.float64), b[second[there]].astype(np.float64)
@@ -208,7 +222,7 @@ def _cosine_median(result: EdgeResult, decoders: Decoders | None) -> float | Non
     for (s, t), both in zip(result.pairs, result.comparisons, strict=True):
         own = np.flatnonzero(both.parent.persists)
         parts.append(
-            _cosines(decoders[result.parent][s], decoders[result.child][t], own, both.parent.match[own])
+            cosines(decoders[result.parent][s], decoders[result.child][t], own, both.parent.match[own])
         )
     values = np.concatenate(parts)
     return float(np.median(values)) if len(values) else None

@@ -21,6 +21,7 @@ from numpy import ndarray
 from heredity.errors import ConfigError
 from heredity.features.codes import Codes
 from heredity.features.correlate import Candidates, Matches, correlate
+from heredity.features.matchings import best
 from heredity.features.resample import NEAR, Bounds, Resampler, Totals
 
 _Share = Annotated[float, Meta(gt=0, le=1)]
@@ -160,14 +161,7 @@ def _side(
     made_of_parts: Bool[ndarray, " latents"], resampler: Resampler, settings: Tracking,
 ) -> Side:  # fmt: skip
     can = eligible(a, settings)
-    enough = (candidates.joint >= settings.min_joint) & (candidates.latent >= 0)
-    first = np.argmax(
-        enough, axis=1
-    )  # candidates are sorted: the first with enough joint firings is the best
-    rows = np.arange(len(first))
-    any_match = enough.any(axis=1)
-    match = np.where(any_match, candidates.latent[rows, first], -1).astype(np.int64)
-    match_r = np.where(any_match, candidates.r[rows, first], 0.0)
+    found = best(candidates, settings.min_joint)
     bounds = resampler.bounds(
         a,
         b,
@@ -178,19 +172,19 @@ def _side(
         taus=settings.taus,
         at=settings.at,
     )
-    persists = can & (match_r >= settings.tau)
+    persists = can & (found.r >= settings.tau)
     return Side(
         candidates=candidates,
         firings=a.firings,
         eligible=can,
         best_r=candidates.r[:, 0],
-        match=match,
-        match_r=match_r,
+        match=found.partner,
+        match_r=found.r,
         bounds=bounds,
         persists=persists,
         disappears=can & ~persists & (bounds.high < settings.tau),
         splits=can & ~persists & made_of_parts,
-        curve=matched_curve(match_r[can], settings),
+        curve=matched_curve(found.r[can], settings),
     )
 
 

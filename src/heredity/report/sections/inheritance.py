@@ -11,7 +11,7 @@ PLAN = Plan("inheritance", "What the merge took", ("inheritance",), "what the me
 
 _GROUPS = (
     ("Where the merge's features come from", ("left only", "right only", "both", "neither")),
-    ("What became of the parents' features", ("kept", "lost")),
+    ("What became of the parents' features", ("kept", "lost", "undecided")),
     ("How old the merge's features are", ("old", "learned", "new")),
 )
 

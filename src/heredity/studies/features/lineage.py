@@ -4,7 +4,9 @@ import polars as pl
 
 from heredity.features import inheritance
 from heredity.features.consensus_edges import ConsensusLineage
+from heredity.features.l0 import unequal_l0
 from heredity.features.lineage import Lineage
+from heredity.features.matching_table import matching_table
 from heredity.features.sae._format import load as load_sae
 from heredity.features.tables import edge_tables
 from heredity.run import Run
@@ -33,10 +35,23 @@ def follow(run: Run, config: Tracked, streams: Streams, *, device: str, say: Say
         ]
         for name in config.members
     }
-    made = edge_tables(lineage, decoders) | inheritance.tables(lineage) | ConsensusLineage(lineage).tables
+    made = edge_tables(lineage, decoders) | {"matchings": matching_table(lineage, decoders)}
+    made |= inheritance.tables(lineage) | ConsensusLineage(lineage).tables
     for name, table in made.items():
         run.write_table(name, table)
-    run.write_table("warnings", pl.DataFrame({"text": lineage.warnings}, schema={"text": pl.String}))
+    warnings = [*lineage.warnings, *_unequal(run)]
+    run.write_table("warnings", pl.DataFrame({"text": warnings}, schema={"text": pl.String}))
     say("describing features")
     describe(run, config, streams, lineage)
     run.finish_stage("lineage")
+
+
+def _unequal(run: Run) -> list[str]:
+    """Say which SAEs of one member must not be compared, of whatever kind they are."""
+    lines = []
+    for (member,), rows in run.table("saes").group_by("member", maintain_order=True):
+        l0 = {
+            f"{kind} {seed}": value for kind, seed, value in rows.select("variant", "seed", "l0").iter_rows()
+        }
+        lines += [f"SAEs of {member}: {line}" for line in unequal_l0(l0)]
+    return lines
