@@ -8,15 +8,20 @@ The residual counts as a constant, as in Gao et al. 2024, A.2. Two paths, one re
 gather, weight gradients as sparse × dense products) and dense (any device; also where many latents fire).
 """
 
+from typing import Protocol
+
 import numpy as np
 import torch
-from jaxtyping import Bool, Float32
+from jaxtyping import Bool, Float, Float32, Int64
 from msgspec import Struct, field
 from numpy import ndarray
 from torch import Tensor
 
-from heredity.features.sae._variant import Sparse, Variant
-from heredity.features.sae.topk import largest
+from heredity.features.product import by_rows
+from heredity.features.sae._variant import Sparse
+from heredity.features.sae.l1 import L1
+from heredity.features.sae.topk import TopK, largest
+from heredity.features.selection import Layer, largest_of
 from heredity.kernels import sparse
 
 AUX = 1 / 32
@@ -45,6 +50,20 @@ class Parameters(Struct, eq=False):
         return Parameters(*(torch.zeros_like(getattr(self, name)) for name in self.__struct_fields__))
 
 
+class Firing(Protocol):
+    """Which pre-activations fire in a training step; every variant without weights of its own says so."""
+
+    @property
+    def aux_k(self) -> int:
+        """Dead latents that explain what is left over; 0: none."""
+
+    def activate(self, pre: Float32[ndarray, "tokens d_sae"]) -> Sparse:
+        """Return the latents that fire, from pre-activations on the CPU."""
+
+    def activate_dense(self, pre: Float[Tensor, "tokens d_sae"]) -> Float[Tensor, "tokens d_sae"]:
+        """Return the same as a dense tensor, on any device."""
+
+
 class Step(Struct):
     """What one forward pass saw.
 
@@ -64,7 +83,7 @@ class Step(Struct):
 
 
 def add_gradients(
-    variant: Variant,
+    variant: Firing,
     p: Parameters,
     x: Float32[Tensor, "tokens d_in"],
     gradients: Parameters,
@@ -72,6 +91,7 @@ def add_gradients(
     penalty: float = 0.0,
     dead: Bool[ndarray, " d_sae"] | None = None,
     dense: bool = False,
+    dtype: str = "float32",
 ) -> Step:
     """Add the loss's gradients for one batch to `gradients`, and return what was seen.
 
@@ -83,50 +103,50 @@ def add_gradients(
         penalty: weight of Σ f.
         dead: latents that may explain the residual; none for no revival.
         dense: take the dense path.
+        dtype: float32; bfloat16 finds the same largest latents faster on some processors, see selection.py.
     """
     centred = x - p.b_dec
-    pre = torch.addmm(p.b_enc, centred, p.encoder.T)
+    revived = np.flatnonzero(dead) if dead is not None and variant.aux_k else np.empty(0, np.int64)
     if dense:
-        return _dense(variant, p, x, centred, pre, gradients, penalty, dead)
-    return _sparse(variant, p, x, centred, pre, gradients, penalty, dead)
+        return _dense(variant, p, x, centred, gradients, penalty, revived)
+    if isinstance(variant, TopK):
+        layer = Layer(p.encoder, p.b_enc)
+        codes, second = largest_of(
+            centred, layer, variant.k, dtype=dtype, others=revived, other_k=variant.aux_k
+        )
+    else:
+        pre = by_rows(centred, p.encoder, p.b_enc).numpy()
+        codes, second = variant.activate(pre), None
+        if len(revived):
+            best = largest(pre[:, revived], variant.aux_k)
+            second = Sparse(best.indptr, revived[best.indices].astype(np.int32), best.values)
+    return _sparse(codes, second, p, x, centred, gradients, penalty)
 
 
 def _sparse(
-    variant: Variant, p: Parameters, x: Tensor, centred: Tensor, pre: Tensor, gradients: Parameters,
-    penalty: float, dead: Bool[ndarray, " d_sae"] | None,
+    codes: Sparse, second: Sparse | None, p: Parameters, x: Tensor, centred: Tensor, gradients: Parameters,
+    penalty: float,
 ) -> Step:  # fmt: skip
     size = x.numel()
-    codes = variant.activate(pre.numpy())
     error = np.empty(tuple(x.shape), np.float32)
     sparse.decode_rows(codes.indptr, codes.indices, codes.values, p.decoder.numpy(), p.b_dec.numpy(), error)
     error -= x.numpy()
     squared, sum_codes = _sum_squares(error), float(codes.values.sum(dtype=np.float64))
     loss = (squared + penalty * sum_codes) / size
     fired = np.bincount(codes.indices, minlength=len(p.b_enc)) > 0
-    if dead is not None and dead.any() and variant.aux_k:
-        loss += _revive(variant.aux_k, p, centred, pre, error, gradients, dead)
+    if second is not None:
+        loss += _revive(second, p, centred, error, gradients)
     error *= np.float32(2 / size)
     _scatter(codes, p, centred.numpy(), error, gradients, penalty / size)
     gradients.b_dec += torch.from_numpy(error.sum(axis=0))
     return Step(squared, len(codes.values), sum_codes, fired, loss)
 
 
-def _revive(
-    k: int, p: Parameters, centred: Tensor, pre: Tensor, error: ndarray, gradients: Parameters, dead: ndarray
-) -> float:
-    """Let the best k dead latents of each token explain −error; return their part of the loss."""
-    names = np.flatnonzero(dead).astype(np.int32)
-    codes = largest(pre.numpy()[:, names], k)
-    codes = Sparse(codes.indptr, names[codes.indices], codes.values)
+def _revive(codes: Sparse, p: Parameters, centred: Tensor, error: ndarray, gradients: Parameters) -> float:
+    """Let the best dead latents of each token explain −error; return their part of the loss."""
     left = np.empty_like(error)
-    sparse.decode_rows(
-        codes.indptr,
-        codes.indices,
-        codes.values,
-        p.decoder.numpy(),
-        np.zeros(error.shape[1], np.float32),
-        left,
-    )
+    nothing = np.zeros(error.shape[1], np.float32)
+    sparse.decode_rows(codes.indptr, codes.indices, codes.values, p.decoder.numpy(), nothing, left)
     left += error
     loss = AUX * _sum_squares(left) / left.size
     left *= np.float32(2 * AUX / left.size)
@@ -150,37 +170,57 @@ def _scatter(
 
 
 def _dense(
-    variant: Variant, p: Parameters, x: Tensor, centred: Tensor, pre: Tensor, gradients: Parameters,
-    penalty: float, dead: Bool[ndarray, " d_sae"] | None,
+    variant: Firing, p: Parameters, x: Tensor, centred: Tensor, gradients: Parameters, penalty: float,
+    revived: Int64[ndarray, " dead"],
 ) -> Step:  # fmt: skip
     size = x.numel()
-    codes = variant.activate_dense(pre)
-    error = torch.addmm(p.b_dec, codes, p.decoder) - x
-    squared, sum_codes = float(error.double().square().sum()), float(codes.double().sum())
-    loss = (squared + penalty * sum_codes) / size
-    if dead is not None and dead.any() and variant.aux_k:
-        names = torch.from_numpy(np.flatnonzero(dead)).to(x.device)
+    pre = by_rows(centred, p.encoder, p.b_enc)
+    second = None
+    if len(revived):
+        names = torch.from_numpy(revived).to(x.device)
         top = pre[:, names].topk(min(variant.aux_k, len(names)), dim=-1)
-        revived = torch.zeros_like(pre).scatter_(-1, names[top.indices], top.values.relu())
-        left = revived @ p.decoder + error
+        second = names[top.indices], top.values.relu()
+    if isinstance(variant, L1):  # in place: of all the numbers of a step these are most
+        codes = pre.relu_()
+    else:
+        codes = variant.activate_dense(pre)
+        del pre
+    error = by_rows(codes, p.decoder.T, p.b_dec) - x
+    squared, sum_codes = float(error.double().square().sum()), float(codes.sum(dim=1).double().sum())
+    loss = (squared + penalty * sum_codes) / size
+    firing = codes > 0
+    fired, n_codes = firing.any(dim=0).cpu().numpy(), int(firing.sum())
+    del firing
+    if second is not None:
+        explained = torch.zeros_like(codes).scatter_(-1, *second)
+        left = by_rows(explained, p.decoder.T) + error
         loss += AUX * float(left.double().square().sum()) / size
-        _through(revived, p, centred, left * (2 * AUX / size), gradients, 0.0)
+        _through(explained, p, centred, left * (2 * AUX / size), gradients, 0.0)
+        del explained
     error *= 2 / size
     _through(codes, p, centred, error, gradients, penalty / size)
     gradients.b_dec += error.sum(dim=0)
-    fired = (codes > 0).any(dim=0).cpu().numpy()
-    return Step(squared, int((codes > 0).sum()), sum_codes, fired, loss)
+    return Step(squared, n_codes, sum_codes, fired, loss)
 
 
 def _through(
     codes: Tensor, p: Parameters, centred: Tensor, error: Tensor, gradients: Parameters, penalty: float
 ) -> None:
-    slope = torch.mm(error, p.decoder.T).add_(penalty).mul_(codes > 0)
-    gradients.decoder.addmm_(codes.T, error)
-    gradients.encoder.addmm_(slope.T, centred)
-    bias = slope.sum(dim=0)
+    """Add the gradients that flow through some codes, latents by latents, so that temporaries stay small."""
+    step = _LATENTS if codes.device.type == "cpu" else codes.shape[1]
+    bias = torch.empty_like(p.b_enc)
+    for start in range(0, codes.shape[1], step):
+        here = slice(start, start + step)
+        mine = codes[:, here].T.contiguous()
+        gradients.decoder[here] += by_rows(mine, error.T)
+        slope = by_rows(p.decoder[here], error).add_(penalty).mul_(mine > 0)
+        gradients.encoder[here] += by_rows(slope, centred.T)
+        bias[here] = slope.sum(dim=1)
     gradients.b_enc += bias
-    gradients.b_dec -= bias @ p.encoder
+    gradients.b_dec -= bias @ p.encoder  # x enters the encoder as x − b_dec
+
+
+_LATENTS = 1024
 
 
 def _sum_squares(values: ndarray) -> float:

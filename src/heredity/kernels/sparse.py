@@ -15,23 +15,21 @@ _CHUNK = 32
 
 
 @njit(cache=True, fastmath=True)
-def _sift_down(heap_value: ndarray, heap_index: ndarray, value: float, index: int) -> None:
-    """Replace the root of a min-heap and restore the heap."""
-    size = heap_value.shape[0]
+def sift_down(heap: ndarray, value: float) -> None:
+    """Replace the smallest entry, the root, of a min-heap and restore the heap."""
+    size = heap.shape[0]
     at = 0
     while True:
         child = 2 * at + 1
         if child >= size:
             break
-        if child + 1 < size and heap_value[child + 1] < heap_value[child]:
+        if child + 1 < size and heap[child + 1] < heap[child]:
             child += 1
-        if heap_value[child] >= value:
+        if heap[child] >= value:
             break
-        heap_value[at] = heap_value[child]
-        heap_index[at] = heap_index[child]
+        heap[at] = heap[child]
         at = child
-    heap_value[at] = value
-    heap_index[at] = index
+    heap[at] = value
 
 
 @njit(cache=True, parallel=True, fastmath=True)
@@ -49,28 +47,38 @@ def top_rows(pre: ndarray, k: int, indices: ndarray, values: ndarray, counts: nd
     whole = width - width % _CHUNK
     for t in prange(n_tokens):
         row = pre[t]
-        heap_value = np.zeros(k, np.float32)  # zeros: only positive entries can enter
-        heap_index = np.full(k, -1, np.int32)
+        heap = np.zeros(k, np.float32)  # zeros: only positive entries can enter
         for start in range(0, width, _CHUNK):
             stop = min(start + _CHUNK, width)
-            if start < whole:
-                largest = row[start]
-                for j in range(_CHUNK):
-                    largest = max(largest, row[start + j])
-                if largest <= heap_value[0]:
-                    continue
+            if start < whole and _largest(row[start:stop]) <= heap[0]:
+                continue
             for j in range(start, stop):
-                if row[j] > heap_value[0]:
-                    _sift_down(heap_value, heap_index, row[j], j)
-        order = np.argsort(heap_index)
-        n = 0
+                if row[j] > heap[0]:
+                    sift_down(heap, row[j])
+        cut = heap[0]
+        room = k  # for entries that equal the smallest one kept
         for s in range(k):
-            j = heap_index[order[s]]
-            if j >= 0:
-                indices[t, n] = j
-                values[t, n] = row[j]
-                n += 1
+            room -= heap[s] > cut
+        n = 0
+        for start in range(0, width, _CHUNK):
+            stop = min(start + _CHUNK, width)
+            if start < whole and _largest(row[start:stop]) < cut:
+                continue
+            for j in range(start, stop):
+                if row[j] > cut or (row[j] == cut and cut > 0 and room > 0):
+                    room -= row[j] == cut
+                    indices[t, n] = j
+                    values[t, n] = row[j]
+                    n += 1
         counts[t] = n
+
+
+@njit(cache=True, fastmath=True)
+def _largest(values: ndarray) -> float:
+    largest = values[0]
+    for j in range(values.shape[0]):
+        largest = max(largest, values[j])
+    return largest
 
 
 @njit(cache=True, parallel=True)
