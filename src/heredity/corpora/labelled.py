@@ -92,6 +92,24 @@ class LabelledTask(msgspec.Struct, frozen=True, eq=False, kw_only=True):
     test: Examples
     notes: tuple[str, ...] = ()
 
+    def sample(
+        self,
+        *,
+        train: int | None = None,
+        validation: int | None = None,
+        test: int | None = None,
+        seed: int = 0,
+    ) -> "LabelledTask":
+        """Return a task of at most so many rows of each part, by a keyed draw; the order stays."""
+        parts: dict[str, Examples] = {}
+        for part, limit in (("train", train), ("validation", validation), ("test", test)):
+            rows: Examples = getattr(self, part)
+            if limit is not None and limit < len(rows):
+                drawn = generator(seed, "sample", part, self.name).permutation(len(rows))[: max(1, limit)]
+                rows = rows.take(np.sort(drawn))
+            parts[part] = rows
+        return msgspec.structs.replace(self, **parts)
+
     @property
     def digest(self) -> str:
         """sha256 of all texts and labels, in order."""
