@@ -83,14 +83,33 @@ def open_tokenizer(file: Path) -> Any:
     if not isinstance(parsed, dict) or not isinstance(parsed.get("model"), dict):
         raise CorpusError(f"{file}: not a tokenizer", "train it again")
     tokenizer = _tokenizers().Tokenizer.from_str(text)
-    if tokenizer.token_to_id(EOS) is None:
-        raise CorpusError(
-            f"{file}: has no {EOS} token to end a document with", "use a tokenizer that has one"
-        )
+    end_of_text(tokenizer, file)
     tokenizer.encode_special_tokens = True  # "</s>" in a text is four characters, not the end of it
     tokenizer.no_truncation()
     tokenizer.no_padding()
     return tokenizer
+
+
+def end_of_text(tokenizer: Any, file: Path) -> int:
+    """Return the token that ends a document: `</s>`, else what the folder's settings name, else the separator.
+
+    Raises:
+        CorpusError: the tokenizer has none.
+    """
+    beside = file.with_name("tokenizer_config.json")
+    try:
+        settings = json.loads(beside.read_text(encoding="utf-8")) if beside.exists() else {}
+    except ValueError:
+        raise CorpusError(f"{beside}: not JSON", "save the tokenizer again") from None
+    names = [EOS]
+    for role in ("eos_token", "sep_token"):
+        value = settings.get(role)
+        names.append(str(value.get("content", "") if isinstance(value, dict) else value))
+    for name in (*names, "[SEP]", "<|endoftext|>"):
+        found = tokenizer.token_to_id(name)
+        if found is not None:
+            return int(found)
+    raise CorpusError(f"{file}: has no {EOS} token to end a document with", "use a tokenizer that has one")
 
 
 def sha256_of(file: Path) -> str:

@@ -14,7 +14,7 @@ from numpy import ndarray
 from heredity.corpora.documents import Document, keyed_order
 from heredity.corpora.files import refuse_other_files
 from heredity.corpora.stream import FILES, FORMAT, TokenStream, numbered
-from heredity.corpora.tokenizer import EOS, open_tokenizer, sha256_of
+from heredity.corpora.tokenizer import end_of_text, open_tokenizer, sha256_of
 from heredity.errors import ConfigError, CorpusError, StoreError
 from heredity.seeds import key as hash_key
 
@@ -69,9 +69,10 @@ def write_stream(
         return TokenStream.open(out)
     refuse_other_files(out, FILES)
     tokenizer = open_tokenizer(tokenizer_file)
+    end = end_of_text(tokenizer, tokenizer_file)
     parts, tables, position = [], [], 0
     for name in domains:
-        tokens, table = _tokenise(ordered[name], tokenizer, context, max_tokens_per_domain, spread, seed)
+        tokens, table = _tokenise(ordered[name], tokenizer, end, context, max_tokens_per_domain, spread, seed)
         if not len(tokens):
             raise CorpusError(
                 f"{out}: domain {name!r} has less than a block of {context} tokens",
@@ -89,10 +90,15 @@ def write_stream(
 
 
 def _tokenise(
-    documents: list[Document], tokenizer: Any, context: int, most: int | None, spread: bool, seed: int
+    documents: list[Document],
+    tokenizer: Any,
+    end: int,
+    context: int,
+    most: int | None,
+    spread: bool,
+    seed: int,
 ) -> tuple[UInt[ndarray, " n_tokens"], pl.DataFrame]:
     """Return the tokens of one domain in whole blocks, and where each document lies."""
-    end = int(tokenizer.token_to_id(EOS))
     kind = np.dtype("<u2") if tokenizer.get_vocab_size() <= 1 << 16 else np.dtype("<u4")
     pieces, total = [], 0
     for batch in _batches(documents):

@@ -1,9 +1,11 @@
 """How good an SAE is: sparsity, variance unexplained, and the model's loss when it must use x̂ for x.
 
 The SAE is spliced in at its site by a hook. `ce_recovered` = (ce_zero − ce_sae) / (ce_zero − ce_clean), where
-the zero ablation sets the activations at the site to 0.
+the zero ablation sets the activations at the site to 0. A model that is not a causal LM has no such loss: its
+SAEs have sparsity and variance only.
 """
 
+import contextlib
 from collections.abc import Callable, Sequence
 from typing import Literal
 
@@ -17,9 +19,11 @@ from torch import Tensor, nn
 
 from heredity.corpora.tokens import TokenStream
 from heredity.errors import ConfigError, MismatchError, StoreError
+from heredity.features.feed import Ends, Feed
 from heredity.features.sae._sae import SAE
 from heredity.features.sae.topk import TopK
-from heredity.features.site import Site, editing, reading
+from heredity.features.site import EnoughError, Site, editing, reading
+from heredity.models.architecture import kind_of, predicts_text
 from heredity.models.evaluate import default_batch, token_losses
 
 Ablation = Literal["zero", "mean"]
@@ -31,7 +35,8 @@ class Quality(Struct, frozen=True, kw_only=True):
     Attributes:
         l0: mean firings per token.
         fvu: Σ‖x − x̂‖² / Σ‖x − x̄‖² over the whole stream; 0 is perfect.
-        ce_clean: next-token cross-entropy of the untouched model, nats per token.
+        ce_clean: next-token cross-entropy of the untouched model, nats per token; with all that follows from
+            it, None for a model that is no causal LM.
         ce_sae: with x̂ in place of x.
         ce_zero: with the ablation in place of x.
         ce_recovered: share of (ce_zero − ce_clean) that x̂ keeps; 1 is perfect.
@@ -43,10 +48,10 @@ class Quality(Struct, frozen=True, kw_only=True):
 
     l0: float
     fvu: float
-    ce_clean: float
-    ce_sae: float
-    ce_zero: float
-    ce_recovered: float
+    ce_clean: float | None
+    ce_sae: float | None
+    ce_zero: float | None
+    ce_recovered: float | None
     dead_share: float
     n_tokens: int
     k: int | None
@@ -61,13 +66,14 @@ def quality(
     *,
     ablation: Ablation = "zero",
     batch_tokens: int | None = None,
+    ends: Ends | None = None,
 ) -> Quality:
     """Measure an SAE on held-out text; see `Quality`.
 
     Raises:
         MismatchError: the activations at the site have another width than the SAE.
     """
-    return qualities([sae], model, stream, site, ablation=ablation, batch_tokens=batch_tokens)[0]
+    return qualities([sae], model, stream, site, ablation=ablation, batch_tokens=batch_tokens, ends=ends)[0]
 
 
 def quality_curve(
@@ -98,49 +104,46 @@ def qualities(
     *,
     ablation: Ablation = "zero",
     batch_tokens: int | None = None,
+    ends: Ends | None = None,
 ) -> list[Quality]:
     """Measure several SAEs of one model; the clean and the ablated passes are made once for all of them.
 
+    Args:
+        saes: of one site.
+        model: live.
+        stream: held-out tokens.
+        site: where the SAEs stand.
+        ablation: what ce_zero puts in place of x.
+        batch_tokens: tokens of a forward pass.
+        ends: [CLS] and [SEP] around every context, as the activations were harvested.
+
     Raises:
         MismatchError: the activations at the site have another width than an SAE.
+        StoreError: the stream is empty, or the site's activations do not vary.
     """
-    place = Site.parse(site)
+    place, feed = Site.parse(site), Feed(model.eval(), ends)
+    feed.check(stream)
     batches = _batches(model, stream, batch_tokens)
-    clean, mean, spread = _clean(model, batches, place, saes)
-    fill = torch.from_numpy(mean).float() if ablation == "mean" else torch.zeros(len(mean))
-
-    def ablate(x: Tensor) -> Tensor:
-        return fill.to(x).expand_as(x)
-
-    with editing(model, {place: ablate}):
-        zero = sum(_loss(model, ids) for ids in batches)
+    if not batches:
+        raise StoreError("the token stream is shorter than one context", "give it more text")
     sums = [_Sums(np.zeros(sae.d_sae, bool)) for sae in saes]
-    for sae, total in zip(saes, sums, strict=True):
-        with editing(model, {place: _splice(sae, total)}):
-            total.loss = sum(_loss(model, ids) for ids in batches)
-    n_tokens = stream.n_blocks * stream.context
-    n_predicted = stream.n_blocks * (stream.context - 1)
-    ce_clean, ce_zero = clean / n_predicted, zero / n_predicted
-    if ce_zero == ce_clean or spread <= 0:
-        raise StoreError(
-            f"site {site}: its activations do not vary, or the model's loss does not depend on them",
-            "choose a site that the model uses: nothing can be recovered there",
-        )
-    return [
-        Quality(
-            l0=total.n_codes / n_tokens,
-            fvu=total.squared_error / spread,
-            ce_clean=ce_clean,
-            ce_sae=total.loss / n_predicted,
-            ce_zero=ce_zero,
-            ce_recovered=(ce_zero - total.loss / n_predicted) / (ce_zero - ce_clean),
-            dead_share=float(1 - total.fired.mean()),
-            n_tokens=n_tokens,
-            k=sae.variant.k if isinstance(sae.variant, TopK) else None,
-            ablation=ablation,
-        )
-        for sae, total in zip(saes, sums, strict=True)
-    ]
+    if predicts_text(model):
+        losses = _spliced(saes, sums, feed, batches, place, ablation)
+    else:
+        losses = None
+        _read(saes, sums, feed, batches, place)
+    return [_quality(sae, total, stream, ablation, losses) for sae, total in zip(saes, sums, strict=True)]
+
+
+def no_loss(model: nn.Module) -> str | None:
+    """Say why a model has no next-token loss, or None if it has one."""
+    kind = kind_of(model.config)
+    reasons = {
+        "encoder": "an encoder predicts no next token",
+        "encoder-decoder": "the encoder sees the tokens that the decoder would predict",
+        "decoder": "the model was saved without its language-model head",
+    }
+    return None if predicts_text(model) else reasons[kind]
 
 
 def with_k(sae: SAE, k: int) -> SAE:
@@ -159,48 +162,131 @@ class _Sums(Struct, eq=False):
     squared_error: float = 0.0
     n_codes: int = 0
     loss: float = 0.0
+    spread: float = 0.0
+
+    def add(self, sae: SAE, rows: Tensor) -> Tensor:
+        """Count what an SAE makes of activations; return x̂."""
+        again, codes = sae.reconstruct(rows)
+        self.squared_error += float((rows - again).double().square().sum())
+        self.n_codes += len(codes.values)
+        self.fired[codes.indices] = True
+        return again
+
+
+class _Moments(Struct):
+    """Σx, Σ‖x‖² and the number of rows, for Σ‖x − x̄‖² in the end."""
+
+    total: Tensor | None = None
+    squares: float = 0.0
+    n: int = 0
+
+    def add(self, rows: Tensor, site: Site, saes: Sequence[SAE]) -> None:
+        x = rows.double().cpu()
+        wrong = [sae.d_in for sae in saes if sae.d_in != x.shape[1]]
+        if wrong:
+            raise MismatchError(
+                f"site {site}: activations are {x.shape[1]} wide, the SAE's W_enc takes {wrong[0]}",
+                "use the SAE of this site",
+            )
+        self.total = x.sum(dim=0) if self.total is None else self.total + x.sum(dim=0)
+        self.squares += float(x.square().sum())
+        self.n += len(x)
+
+    @property
+    def mean(self) -> Float64[ndarray, " d"]:
+        assert self.total is not None  # there is at least one batch
+        mean: Float64[ndarray, " d"] = (self.total / self.n).numpy()
+        return mean
+
+    @property
+    def spread(self) -> float:
+        return self.squares - self.n * float(self.mean @ self.mean)
+
+
+def _quality(
+    sae: SAE, total: _Sums, stream: TokenStream, ablation: Ablation, losses: tuple[float, float] | None
+) -> Quality:
+    n_tokens = stream.n_blocks * stream.context
+    n_predicted = stream.n_blocks * (stream.context - 1)
+    clean, zero, spliced = (None, None, None) if losses is None else (
+        losses[0] / n_predicted, losses[1] / n_predicted, total.loss / n_predicted
+    )  # fmt: skip
+    if total.spread <= 0 or (clean is not None and clean == zero):
+        raise StoreError(
+            "the activations do not vary, or the model's loss does not depend on them",
+            "choose a site that the model uses: nothing can be recovered there",
+        )
+    recovered = (
+        None if clean is None or zero is None or spliced is None else (zero - spliced) / (zero - clean)
+    )
+    return Quality(
+        l0=total.n_codes / n_tokens,
+        fvu=total.squared_error / total.spread,
+        ce_clean=clean,
+        ce_sae=spliced,
+        ce_zero=zero,
+        ce_recovered=recovered,
+        dead_share=float(1 - total.fired.mean()),
+        n_tokens=n_tokens,
+        k=sae.variant.k if isinstance(sae.variant, TopK) else None,
+        ablation=ablation,
+    )
+
+
+def _spliced(
+    saes: Sequence[SAE],
+    sums: Sequence[_Sums],
+    feed: Feed,
+    batches: Sequence[Tensor],
+    site: Site,
+    ablation: Ablation,
+) -> tuple[float, float]:
+    """Put every SAE into a causal LM; return the summed losses of the untouched and of the ablated model."""
+    moments, clean = _Moments(), 0.0
+    with reading(feed.model, [site]) as seen:
+        for ids in batches:
+            clean += _loss(feed, ids)
+            moments.add(feed.rows(seen[site], *ids.shape, site), site, saes)
+    mean = torch.from_numpy(moments.mean).float()
+    fill = mean if ablation == "mean" else torch.zeros_like(mean)
+
+    def ablate(x: Tensor) -> Tensor:
+        return fill.to(x).expand_as(x)
+
+    with editing(feed.model, {site: ablate}):
+        zero = sum(_loss(feed, ids) for ids in batches)
+    for sae, total in zip(saes, sums, strict=True):
+        total.spread = moments.spread
+        with editing(feed.model, {site: _splice(sae, total)}):
+            total.loss = sum(_loss(feed, ids) for ids in batches)
+    return clean, zero
 
 
 def _splice(sae: SAE, total: _Sums) -> Callable[[Tensor], Tensor]:
     def edit(x: Tensor) -> Tensor:
-        rows = x.reshape(-1, x.shape[-1])
-        again, codes = sae.reconstruct(rows)
-        total.squared_error += float((rows - again).double().square().sum())
-        total.n_codes += len(codes.values)
-        total.fired[codes.indices] = True
-        return again.reshape(x.shape)
+        return total.add(sae, x.reshape(-1, x.shape[-1])).reshape(x.shape)
 
     return edit
 
 
-def _clean(
-    model: nn.Module, batches: Sequence[Tensor], site: Site, saes: Sequence[SAE]
-) -> tuple[float, Float64[ndarray, " d"], float]:
-    """Return the summed loss of the untouched model, its mean activation, and Σ‖x − x̄‖²."""
-    loss, squares, n = 0.0, 0.0, 0
-    total: Tensor | None = None
-    with torch.no_grad(), reading(model, [site]) as seen:
-        for ids in batches:
-            loss += _loss(model, ids)
-            x = seen[site].reshape(-1, seen[site].shape[-1]).double().cpu()
-            wrong = [sae.d_in for sae in saes if sae.d_in != x.shape[1]]
-            if wrong:
-                raise MismatchError(
-                    f"site {site}: activations are {x.shape[1]} wide, the SAE's W_enc takes {wrong[0]}",
-                    "use the SAE of this site",
-                )
-            total = x.sum(dim=0) if total is None else total + x.sum(dim=0)
-            squares += float(x.square().sum())
-            n += len(x)
-    if total is None:
-        raise StoreError("the token stream is shorter than one context", "give it more text")
-    mean = (total / n).numpy()
-    return loss, mean, squares - n * float(mean @ mean)
+def _read(
+    saes: Sequence[SAE], sums: Sequence[_Sums], feed: Feed, batches: Sequence[Tensor], site: Site
+) -> None:
+    """Measure SAEs beside a model that has no loss: one pass, nothing put in."""
+    moments = _Moments()
+    for ids in batches:
+        with reading(feed.model, [site], stop_early=True) as seen, contextlib.suppress(EnoughError):
+            feed.run(ids)
+        rows = feed.rows(seen[site], *ids.shape, site)
+        moments.add(rows, site, saes)
+        for sae, total in zip(saes, sums, strict=True):
+            total.add(sae, rows)
+    for total in sums:
+        total.spread = moments.spread
 
 
 def _batches(model: nn.Module, stream: TokenStream, batch_tokens: int | None) -> list[Tensor]:
     device = next(model.parameters()).device
-    model.eval()
     blocks, step = stream.blocks(), max(1, (batch_tokens or default_batch(device)) // stream.context)
     return [
         torch.from_numpy(blocks[start : start + step].astype(np.int64)).to(device)
@@ -208,7 +294,6 @@ def _batches(model: nn.Module, stream: TokenStream, batch_tokens: int | None) ->
     ]
 
 
-def _loss(model: nn.Module, ids: Tensor) -> float:
-    with torch.no_grad():
-        logits = model(input_ids=ids).logits[:, :-1].float()
+def _loss(feed: Feed, ids: Tensor) -> float:
+    logits = feed.run(ids).logits[:, :-1].float()
     return float(token_losses(logits, ids[:, 1:]).double().sum())

@@ -15,8 +15,9 @@ from torch import Tensor, nn
 
 from heredity.corpora.tokens import TokenStream
 from heredity.errors import ConfigError, MismatchError, StoreError
+from heredity.features.feed import Ends, Feed
 from heredity.features.site import EnoughError, Site, reading
-from heredity.features.store import DTYPES, ActivationStore, StoreMeta, StoreWriter
+from heredity.features.store import DTYPES, ActivationStore, StoreMeta, StoreWriter, check_room
 from heredity.seeds import key
 
 _SHARD_TOKENS = 65_536
@@ -33,6 +34,7 @@ def harvest(
     member: str = "model",
     dtype: str = "float16",
     batch_tokens: int = 8192,
+    ends: Ends | None = None,
     progress: Progress | None = None,
 ) -> ActivationStore:
     """Store the activations at one site for every token of a stream; see `harvest_sites`."""
@@ -43,6 +45,7 @@ def harvest(
         member=member,
         dtype=dtype,
         batch_tokens=batch_tokens,
+        ends=ends,
         progress=progress,
     )[site]
 
@@ -55,24 +58,26 @@ def harvest_sites(
     member: str = "model",
     dtype: str = "float16",
     batch_tokens: int = 8192,
+    ends: Ends | None = None,
     progress: Progress | None = None,
 ) -> dict[str, ActivationStore]:
     """Store the activations at several sites in one pass over a stream.
 
     Args:
-        model: any module called with `input_ids [blocks, context]`; used where it is, in evaluation mode.
+        model: any transformers model; used where it is, in evaluation mode.
         stream: the tokens; every block is one sequence.
         outs: folder of each site, e.g. `{"model.layers.0.mlp.down_proj:input": Path("base/mlp")}`.
         member: name of the model in messages and records.
         dtype: float16 or float32 on disk.
         batch_tokens: tokens of one forward pass, rounded down to whole blocks.
+        ends: [CLS] and [SEP], put around every block; their own rows are not kept.
         progress: called with the number of tokens of each finished batch.
 
     Raises:
         ConfigError: a site does not exist (the nearest names are in the hint), or the dtype is unknown.
         StoreError: an activation is not finite, or too large for float16.
-        MismatchError: a folder holds activations of something else.
-        DiskFullError: the disk is too small; found before starting.
+        MismatchError: a folder holds activations of something else, or the stream is not for this model.
+        DiskFullError: the disk is too small for all sites together; found before starting.
     """
     if dtype not in DTYPES:
         raise ConfigError(
@@ -83,7 +88,9 @@ def harvest_sites(
             "the token stream is shorter than one context", "give it more text, or a shorter context"
         )
     sites = {text: Site.parse(text) for text in outs}
-    widths = _widths(model, stream, list(sites.values()))
+    feed = Feed(model.eval(), ends)
+    feed.check(stream)
+    widths = _widths(feed, stream, list(sites.values()))
     context, digest = stream.context, model_digest(model)
     shard_tokens = max(1, _SHARD_TOKENS // context) * context
     writers = {
@@ -92,10 +99,13 @@ def harvest_sites(
             StoreMeta(
                 member=member, model_digest=digest, site=text, stream_digest=stream.digest, context=context,
                 n_tokens=stream.n_blocks * context, d=widths[site], dtype=dtype, shard_tokens=shard_tokens,
+                ends=ends,
             ),
         )
         for text, site in sites.items()
     }  # fmt: skip
+    if writers:
+        check_room(next(iter(writers.values())).path, sum(w.need_bytes for w in writers.values()))
     blocks = stream.blocks()
     step = max(1, batch_tokens // context)
     for shard in sorted({i for writer in writers.values() for i in writer.missing}):
@@ -103,7 +113,7 @@ def harvest_sites(
         parts: dict[Site, list[Float[ndarray, "tokens d"]]] = {site: [] for site in sites.values()}
         for start in range(first // context, last // context, step):
             batch = blocks[start : min(start + step, last // context)]
-            for site, rows in _forward(model, batch, list(sites.values())).items():
+            for site, rows in _forward(feed, batch, list(sites.values())).items():
                 _check(rows, dtype, f"{member}, {site}: shard {shard}, step {start // step}")
                 parts[site].append(rows.numpy())
             if progress:
@@ -123,28 +133,19 @@ def model_digest(model: nn.Module) -> str:
     return f"{key(0, *facts):016x}"
 
 
-def _forward(model: nn.Module, batch: ndarray, sites: list[Site]) -> dict[Site, Tensor]:
-    device = next(model.parameters()).device
-    ids = torch.from_numpy(batch.astype(np.int64)).to(device)
-    model.eval()
+def _forward(feed: Feed, batch: ndarray, sites: list[Site]) -> dict[Site, Tensor]:
+    blocks = torch.from_numpy(batch.astype(np.int64))
     enough = contextlib.suppress(EnoughError)  # the layers above the last site are not needed
-    with torch.no_grad(), reading(model, sites, stop_early=True) as seen, enough:
-        model(input_ids=ids)
-    return {site: _rows(seen[site], batch.size, site).float().cpu() for site in sites}
+    with reading(feed.model, sites, stop_early=True) as seen, enough:
+        feed.run(blocks)
+    lost = [site for site in sites if site not in seen]
+    if lost:
+        raise MismatchError(f"site {lost[0]}: nothing passes it", "choose a module that the model uses")
+    return {site: feed.rows(seen[site], *batch.shape, site).float().cpu() for site in sites}
 
 
-def _rows(value: Tensor, n_tokens: int, site: Site) -> Tensor:
-    rows = value.reshape(-1, value.shape[-1])
-    if len(rows) != n_tokens:
-        raise MismatchError(
-            f"site {site}: {tuple(value.shape)} for {n_tokens} tokens",
-            "choose a module that sees one row per token",
-        )
-    return rows
-
-
-def _widths(model: nn.Module, stream: TokenStream, sites: list[Site]) -> dict[Site, int]:
-    return {site: rows.shape[1] for site, rows in _forward(model, stream.blocks()[:1], sites).items()}
+def _widths(feed: Feed, stream: TokenStream, sites: list[Site]) -> dict[Site, int]:
+    return {site: rows.shape[1] for site, rows in _forward(feed, stream.blocks()[:2], sites).items()}
 
 
 def _check(rows: Tensor, dtype: str, where: str) -> None:

@@ -42,18 +42,20 @@ class Site(Struct, frozen=True):
         return f"{self.module}:{self.side}"
 
     def find(self, model: nn.Module) -> nn.Module:
-        """Return the module.
+        """Return the module; a model with a head and the same model without one have the same sites.
 
         Raises:
             ConfigError: the model has none of that name; the hint offers the nearest ones.
         """
         modules = {name: module for name, module in model.named_modules() if name}
-        if self.module in modules:
-            return modules[self.module]
+        inner = f"{getattr(model, 'base_model_prefix', '')}."
+        for name in (self.module, inner + self.module, self.module.removeprefix(inner)):
+            if name in modules:
+                return modules[name]
         near = difflib.get_close_matches(self.module, sorted(modules), n=3, cutoff=0.3)
         raise ConfigError(
             f"site {self}: {type(model).__name__} has no module {self.module!r}",
-            f"did you mean {', '.join(near)}?" if near else "list the modules with model.named_modules()",
+            f"did you mean {', '.join(near)}?" if near else "`heredity sites MODEL` lists what it has",
         )
 
 

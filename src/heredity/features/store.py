@@ -22,7 +22,7 @@ DTYPES = ("float16", "float32")
 
 
 class StoreMeta(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What a store holds, and of which model, site and stream."""
+    """What a store holds, and of which model, site and stream; `ends` stood around every context."""
 
     schema: int = 1
     member: str
@@ -34,6 +34,7 @@ class StoreMeta(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     d: int
     dtype: str
     shard_tokens: int
+    ends: tuple[int, int] | None = None
 
     @property
     def n_shards(self) -> int:
@@ -64,12 +65,7 @@ class ActivationStore:
             raise StoreError(
                 f"{path}: no finished activation store (no meta.json)", "harvest it, or resume the harvest"
             )
-        try:
-            meta = msgspec.json.decode(record.read_bytes(), type=StoreMeta)
-        except (msgspec.DecodeError, msgspec.ValidationError) as error:
-            raise StoreError(
-                f"{record}: not the record of an activation store ({error})", "harvest again"
-            ) from None
+        meta = _record(record)
         store = cls(path, meta)
         for shard in range(meta.n_shards):
             start, stop = meta.rows_of(shard)
@@ -142,27 +138,24 @@ class StoreWriter:
         for record in (path / "meta.json", plan):
             if not record.exists():
                 continue
-            before = msgspec.json.decode(record.read_bytes())
-            now = msgspec.to_builtins(meta)
+            before, now = msgspec.to_builtins(_record(record)), msgspec.to_builtins(meta)
             for field in now:
-                if before.get(field) != now[field]:
+                if before[field] != now[field]:
                     raise MismatchError(
-                        f"{path}: holds activations of another {field} "
-                        f"({before.get(field)!r}, not {now[field]!r})",
+                        f"{path}: holds activations of another {field} ({before[field]!r}, not {now[field]!r})",
                         "use another folder, or delete this one",
                     )
         path.mkdir(parents=True, exist_ok=True)
-        missing = [i for i in range(meta.n_shards) if not shard_file(path, i).exists()]
-        need = sum(b - a for a, b in map(meta.rows_of, missing)) * meta.d * np.dtype(meta.dtype).itemsize
-        free = shutil.disk_usage(path).free
-        if need > free:
-            raise DiskFullError(
-                f"{path}: needs {need:,} bytes, {free:,} are free",
-                "free some space, harvest fewer tokens, or use float16",
-            )
-        self.missing = missing
-        if missing:
+        self.missing = [i for i in range(meta.n_shards) if not shard_file(path, i).exists()]
+        check_room(path, self.need_bytes)
+        if self.missing:
             write_bytes(plan, msgspec.json.encode(meta))
+
+    @property
+    def need_bytes(self) -> int:
+        """Bytes of the shards that are not on disk."""
+        rows = sum(b - a for a, b in map(self.meta.rows_of, self.missing))
+        return rows * self.meta.d * np.dtype(self.meta.dtype).itemsize
 
     def write(self, shard: int, rows: Float[ndarray, "tokens d"]) -> None:
         """Write one shard whole."""
@@ -174,6 +167,29 @@ class StoreWriter:
         write_bytes(self.path / "meta.json", msgspec.json.encode(self.meta))
         (self.path / "plan.json").unlink(missing_ok=True)
         return ActivationStore.open(self.path)
+
+
+def check_room(path: Path, need_bytes: int) -> None:
+    """Check, before any work, that a disk has room for activations.
+
+    Raises:
+        DiskFullError: it has not.
+    """
+    free = shutil.disk_usage(path).free
+    if need_bytes > free:
+        raise DiskFullError(
+            f"{path}: needs {need_bytes:,} bytes, {free:,} are free",
+            "free some space, harvest fewer tokens, or use float16",
+        )
+
+
+def _record(file: Path) -> StoreMeta:
+    try:
+        return msgspec.json.decode(file.read_bytes(), type=StoreMeta)
+    except (msgspec.DecodeError, msgspec.ValidationError) as error:
+        raise StoreError(
+            f"{file}: not the record of an activation store ({error})", "harvest again"
+        ) from None
 
 
 def shard_file(path: Path, shard: int) -> Path:

@@ -5,19 +5,19 @@ from typing import Any
 import polars as pl
 
 from heredity.run import Run
-from heredity.studies.features.config import StudyConfig
+from heredity.studies.features.config import StudyConfig, Tracked
 
 FVU_GOAL, CE_GOAL = 0.10, 0.95
 
 
-def findings(run: Run, config: StudyConfig) -> pl.DataFrame:
+def findings(run: Run, config: Tracked) -> pl.DataFrame:
     """Return the table `findings` (order, text), each sentence computed from the run's tables."""
     sentences = [
-        *_losses(run.table("losses"), config),
-        *_merge(run.table("sweep")),
+        *(_losses(run.table("losses"), config) if isinstance(config, StudyConfig) else []),
+        *(_merge(run.table("sweep")) if run.has_table("sweep") else []),
         *_quality(run.table("saes")),
         *_edges(run.table("edges"), config),
-        *_inheritance(run.table("inheritance"), config),
+        *_inheritance(run.table("inheritance")),
         _universal(run.table("universal"), run.table("edges"), config),
         f"All shares are conditional on these SAEs ({config.sae.seeds} seeds per member).",
     ]
@@ -55,20 +55,22 @@ def _merge(sweep: pl.DataFrame) -> list[str]:
 
 def _quality(saes: pl.DataFrame) -> list[str]:
     topk = saes.filter(pl.col("variant") == "topk")
-    fvu, recovered = _number(topk["fvu"].max()), _number(topk["ce_recovered"].min())
-    goal = f"FVU ≤ {FVU_GOAL:.2f} and {CE_GOAL:.0%}"
+    fvu, with_loss = _number(topk["fvu"].max()), topk.drop_nulls("ce_recovered")
+    recovered = _number(with_loss["ce_recovered"].min()) if with_loss.height else None
+    goal = f"FVU ≤ {FVU_GOAL:.2f}" + ("" if recovered is None else f" and {CE_GOAL:.0%}")
     verdict = (
         f"within the goal of {goal}"
-        if fvu <= FVU_GOAL and recovered >= CE_GOAL
+        if fvu <= FVU_GOAL and (recovered is None or recovered >= CE_GOAL)
         else f"short of the goal of {goal}: the curve over L0 shows what more latents per token would explain"
     )
+    of_loss = "" if recovered is None else f" and recover at least {recovered:.1%} of the loss"
     return [
-        f"The SAEs leave at most {fvu:.1%} of the variance unexplained at L0 = {_number(topk['l0'].mean()):.0f} "
-        f"and recover at least {recovered:.1%} of the loss, {verdict}."
+        f"The SAEs leave at most {fvu:.1%} of the variance unexplained at L0 = {_number(topk['l0'].mean()):.0f}"
+        f"{of_loss}, {verdict}."
     ]
 
 
-def _edges(edges: pl.DataFrame, config: StudyConfig) -> list[str]:
+def _edges(edges: pl.DataFrame, config: Tracked) -> list[str]:
     rows = list(edges.filter(pl.col("tau") == config.lineage.tau).iter_rows(named=True))
     sentences = []
     for row in rows:
@@ -94,27 +96,30 @@ def _edges(edges: pl.DataFrame, config: StudyConfig) -> list[str]:
     return sentences
 
 
-def _inheritance(inheritance: pl.DataFrame, config: StudyConfig) -> list[str]:
-    share = dict(inheritance.select("kind", "share").iter_rows())
-    found = inheritance.filter(pl.col("kind").is_in(["left only", "right only", "both"]))
-    chance, again = _number(found["floor"].sum()), _number(found["ceiling"].max())
-    return [
-        f"Of the merge's features {share['both']:.1%} are found in both parents, {share['left only']:.1%} only in "
-        f"{config.merge.left}, {share['right only']:.1%} only in {config.merge.right}, "
-        f"and {share['neither']:.1%} in neither; by chance {chance:.1%} would be found in one, and a second SAE "
-        f"of the merge finds {again:.1%} again."
-    ]
+def _inheritance(inheritance: pl.DataFrame) -> list[str]:
+    sentences = []
+    for (merge, left, right), rows in inheritance.group_by("merge", "left", "right", maintain_order=True):
+        share = dict(rows.select("kind", "share").iter_rows())
+        found = rows.filter(pl.col("kind").is_in(["left only", "right only", "both"]))
+        chance, again = _number(found["floor"].sum()), found["ceiling"].max()
+        ceiling = "" if again is None else f", and a second SAE of {merge} finds {_number(again):.1%} again"
+        sentences.append(
+            f"Of the features of {merge} {share['both']:.1%} are found in both parents, {share['left only']:.1%} "
+            f"only in {left}, {share['right only']:.1%} only in {right}, and {share['neither']:.1%} in neither; "
+            f"by chance {chance:.1%} would be found in one{ceiling}."
+        )
+    return sentences
 
 
-def _universal(universal: pl.DataFrame, edges: pl.DataFrame, config: StudyConfig) -> str:
+def _universal(universal: pl.DataFrame, edges: pl.DataFrame, config: Tracked) -> str:
     count = universal["index"].n_unique() if universal.height else 0
-    own = edges.filter((pl.col("tau") == config.lineage.tau) & (pl.col("parent") == config.base.name))
-    # What is matched in all members is matched on each of the base's edges: the lower floor bounds its chance.
+    own = edges.filter((pl.col("tau") == config.lineage.tau) & (pl.col("parent") == config.root))
+    # What is matched in all members is matched on each of the root's edges: the lower floor bounds its chance.
     chance = _number(own["floor"].min())
     return (
-        f"{count} features of the base's first SAE are matched in all {len(config.members)} members: "
+        f"{count} features of {config.root}'s first SAE are matched in all {len(config.members)} members: "
         f"{count / config.sae.latents:.1%} of its latents, where chance gives at most {chance:.1%} "
-        f"and a second SAE of the base finds {_number(own['ceiling_parent'].max()):.1%} again."
+        f"and a second SAE of {config.root} finds {_number(own['ceiling_parent'].max()):.1%} again."
     )
 
 

@@ -136,7 +136,8 @@ def evaluate_saes(run: Run, config: Tracked, streams: Streams, *, device: str, s
                     "d_sae": sae.d_sae,
                 }
                 rows.append({**who, "train_tokens": config.sae.tokens, **msgspec.to_builtins(one)})
-                say(f"{job.name}: FVU {one.fvu:.3f}, CE recovered {one.ce_recovered:.1%} at L0 {one.l0:.1f}")
+                recovered = "" if one.ce_recovered is None else f", CE recovered {one.ce_recovered:.1%}"
+                say(f"{job.name}: FVU {one.fvu:.3f}{recovered} at L0 {one.l0:.1f}")
             curve += [
                 {
                     "member": member,
