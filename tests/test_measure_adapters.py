@@ -44,6 +44,16 @@ def test_an_adapter_of_another_base_than_the_reference(pico_family):
     check(gram, pico, reference="a", members=["base", "lora", "b"])
 
 
+@pytest.mark.parametrize("elements", [False, True])
+def test_an_adapter_as_the_reference(pico_family, elements):
+    pico = pico_family()
+    adapt(pico, "lora", seed=1)
+    adapt(pico, "other", seed=2)
+    members = ["base", "other", "b"]
+    family = adapted_family(pico, {"lora", "other"})
+    check(Gram.compute(family, reference="lora", members=members, elements=elements), pico, "lora", members)
+
+
 def test_a_changed_scale_is_noticed_though_the_factors_are_the_same(pico_family, tmp_path):
     import json
 

@@ -198,12 +198,15 @@ class _Rows:
     def __init__(self, models: Sequence[Checkpoint], job: Job, stack: ExitStack) -> None:
         self.job, self.width = job, int(np.prod(job.tensor.shape[1:], dtype=np.int64))
         sources = job.tensor.sources
-        origin = models[0].info(sources[0].name)
+        origin = models[0].origin(sources[0].name)
+        plain = (
+            models[0].low_rank(sources[0].name) is None
+        )  # else a difference from it is not one from its base
         self.stored, self.low_rank, readers = [0], [], [stack.enter_context(_reading(models[0], sources[0]))]
         self.factors: list[LowRank] = []
         for row, (model, source) in enumerate(zip(models, sources, strict=True)):
             low_rank = model.low_rank(source.name) if source.rows is None else None
-            same = model.origin(source.name) == origin and _same_rows(source, sources[0])
+            same = plain and model.origin(source.name) == origin and _same_rows(source, sources[0])
             if row == 0 or (same and low_rank is None):
                 continue  # the reference, or a model that holds this very tensor: its difference is zero
             if same and low_rank is not None:
