@@ -3,7 +3,7 @@
 Source: Arcee AI, mergekit 0.1.5; exact quantiles in fp64 where the peer draws a sample.
 """
 
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import numpy as np
 from jaxtyping import Float32, Float64
@@ -14,12 +14,17 @@ from heredity.kernels.select import DIGITS, ascend, count_digit
 from heredity.merging._method import Block, ElementMethod, Inputs, TensorBlocks
 
 
-class Fusion(NamedTuple):
+class Fusion:
     """The divergence of each row and the importance from which a change is taken over."""
 
-    divergence: Float64[ndarray, "rows"]
-    threshold: float
-    width: int
+    def __init__(self, divergence: Float64[ndarray, "rows"], threshold: float, width: int) -> None:
+        self.divergence, self.threshold, self.width = divergence, threshold, width
+        self.taken = self.elements = 0
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """Share of the elements that are taken over."""
+        return {"kept": [self.taken / max(self.elements, 1)]}
 
 
 class ArceeFusion(ElementMethod, frozen=True, kw_only=True):
@@ -47,7 +52,10 @@ class ArceeFusion(ElementMethod, frozen=True, kw_only=True):
         """Return the base with the important changes."""
         out = np.empty_like(block.base)
         scores = _scores(block, survey.divergence, survey.width)
-        swap_important(block.base, block.models[0], scores, survey.threshold, out)
+        taken = swap_important(block.base, block.models[0], scores, survey.threshold, out)
+        if block.start == 0:
+            survey.taken = survey.elements = 0
+        survey.taken, survey.elements = survey.taken + int(taken), survey.elements + len(out)
         return out
 
 

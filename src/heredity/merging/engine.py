@@ -26,6 +26,7 @@ from heredity.merging._lines import line_blocks
 from heredity.merging._method import DataMethod, ElementMethod, Method, SpanMethod
 from heredity.merging.data import data_blocks
 from heredity.merging.lazy import MergedCheckpoint
+from heredity.merging.observe import effective_t, observed, of_gram, task_vectors
 from heredity.merging.plan import Plan, plan_models
 from heredity.point import Point
 
@@ -228,7 +229,12 @@ class Merge:
 
         A block is overwritten by the next one. `facts` receives what was found out about the tensor.
         """
-        facts = {} if facts is None else facts
+        if facts is None:
+            yield from self._blocks(name, {})
+        else:
+            yield from observed(self._blocks(name, facts), self.plan.home(name), name, facts)
+
+    def _blocks(self, name: str, facts: Facts) -> Iterator[Float32[ndarray, "n"]]:
         group = self.plan.home(name)
         method = group.methods[name]
         if self.is_span(name):
@@ -302,14 +308,12 @@ class Merge:
     def _span_facts(self, name: str) -> Facts:
         coefficients = self.coefficients_of(name)
         facts: Facts = {"coefficients": [float(c) for c in coefficients]}
+        group = self.plan.home(name)
+        deltas = task_vectors(group.methods[name], group)
         if name in self._grams:
-            raw = self._grams[name].raw()
-            norms = np.sqrt(raw.diagonal())
-            facts["norms"] = [float(norm) for norm in norms]
-            if len(norms) == 2:
-                facts["cosine"] = float(raw[0, 1] / (norms[0] * norms[1])) if norms.all() else 0.0
-        if len(coefficients) == 2 and coefficients.sum():
-            facts["t"] = float(coefficients[1] / coefficients.sum())
+            facts |= of_gram(self._grams[name], deltas=deltas)
+        if (t := effective_t(facts["coefficients"], deltas=deltas)) is not None:
+            facts["t"] = t
         if self.is_lerp(name):
             facts["lerp"] = True
         return facts

@@ -12,6 +12,7 @@ from numpy import ndarray
 
 from heredity.kernels.elementwise import average_touching, count_touching
 from heredity.merging._method import Block, ElementMethod, Inputs, TensorBlocks
+from heredity.merging.ram import Moved
 
 
 class RamplusTl(ElementMethod, frozen=True, kw_only=True):
@@ -23,18 +24,21 @@ class RamplusTl(ElementMethod, frozen=True, kw_only=True):
     alpha: Annotated[float, Meta(ge=0)] = 0.2
     epsilon: Annotated[float, Meta(ge=0)] = 1e-5
 
-    def survey(self, blocks: TensorBlocks) -> Float32[ndarray, "models"]:
-        """Return the factor of each model's unique changes."""
+    def survey(self, blocks: TensorBlocks) -> Moved:
+        """Find the factor of each model's unique changes."""
         unique, shared = np.zeros((2, len(blocks.models)), np.int64)
         for block in blocks:
             np.subtract(block.models, block.base, out=block.models)
             count_touching(block.models, np.float32(self.epsilon), unique, shared)
         ratio = shared / np.maximum(unique, self.epsilon if self.epsilon > 0 else 1.0)
-        return np.asarray(1 + self.r * np.clip(ratio, 0, self.alpha), np.float32)
+        found = Moved(len(blocks.models))
+        found.scales = np.asarray(1 + self.r * np.clip(ratio, 0, self.alpha), np.float32)
+        return found
 
-    def combine(self, survey: Float32[ndarray, "models"], block: Block) -> Float32[ndarray, "n"]:
+    def combine(self, survey: Moved, block: Block) -> Float32[ndarray, "n"]:
         """Return the base plus the averaged changes."""
         np.subtract(block.models, block.base, out=block.models)
+        survey.count(block, np.float32(self.epsilon))
         out = np.empty_like(block.base)
-        average_touching(block.base, block.models, np.float32(self.epsilon), survey, out)
+        average_touching(block.base, block.models, np.float32(self.epsilon), survey.scales, out)
         return out
