@@ -58,8 +58,9 @@ def read_card(folder: Path) -> Card:
 
 
 def write_card(
-    title: str, body: str, *, base_models: Sequence[str], relation: str = "merge", tags: Sequence[str] = ()
-) -> str:
+    title: str, body: str, *, base_models: Sequence[str], relation: str = "merge", tags: Sequence[str] = (),
+    library: str = "transformers",
+) -> str:  # fmt: skip
     """Return the text of a README.md with the Hub's metadata for descent.
 
     >>> print(write_card("ab", "A merge.", base_models=["org/a", "org/b"]).splitlines()[1])
@@ -67,7 +68,7 @@ def write_card(
     """
     front = {
         "base_model": list(base_models), "base_model_relation": relation,
-        "tags": list(dict.fromkeys([relation, "heredity", *tags])), "library_name": "transformers",
+        "tags": list(dict.fromkeys([relation, "heredity", *tags])), "library_name": library,
     }  # fmt: skip
     lines = [
         f"{name}: {json.dumps(value, ensure_ascii=False)}" for name, value in front.items()

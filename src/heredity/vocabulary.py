@@ -20,7 +20,12 @@ def vocabulary(checkpoint: Checkpoint) -> dict[str, int] | None:
     Raises:
         CheckpointError: the file cannot be read.
     """
-    found = _file(checkpoint)
+    return vocabulary_in(_folder(checkpoint))
+
+
+def vocabulary_in(folder: Path) -> dict[str, int] | None:
+    """Return token → row of the tokenizer in a folder, as `vocabulary` does."""
+    found = _file(folder)
     return None if found is None else _tokens(found, _digest(found))
 
 
@@ -34,7 +39,7 @@ def common_rows(checkpoints: Sequence[Checkpoint], *, must_join: bool) -> list[N
     Returns:
         None if all vocabularies are the same (or unknown), so that rows are compared as they stand.
     """
-    files = [_file(checkpoint) for checkpoint in checkpoints]
+    files = [_file(_folder(checkpoint)) for checkpoint in checkpoints]
     if any(file is None for file in files):
         return None
     digests = [_digest(file) for file in files if file is not None]
@@ -49,8 +54,11 @@ def common_rows(checkpoints: Sequence[Checkpoint], *, must_join: bool) -> list[N
     return [np.array([table[token] for token in shared], np.int64) for table in tables]
 
 
-def _file(checkpoint: Checkpoint) -> Path | None:
-    folder = checkpoint.path if checkpoint.path.is_dir() else checkpoint.path.parent
+def _folder(checkpoint: Checkpoint) -> Path:
+    return checkpoint.path if checkpoint.path.is_dir() else checkpoint.path.parent
+
+
+def _file(folder: Path) -> Path | None:
     for name in ("tokenizer.json", "vocab.json", "vocab.txt"):
         if (folder / name).is_file():
             return folder / name

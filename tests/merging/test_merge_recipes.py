@@ -232,12 +232,13 @@ REFUSED = {
 }
 REFUSED_YAML = {
     "unknown field 'merge_methd'": "merge_methd: linear",
-    "'chat_template' is not supported": "merge_method: linear\nmodels: [{model: a}]\nchat_template: chatml",
-    "'tokenizer.tokens' is not supported": "merge_method: linear\nmodels: [a]\ntokenizer: {tokens: {x: {}}}",
+    "'llama3' is not built in": "merge_method: linear\nmodels: [{model: a}]\nchat_template: llama3",
+    "expected a table with 'source'": "merge_method: linear\nmodels: [a]\ntokenizer: {tokens: {x: {}}}",
+    "unknown field 'padding'": "merge_method: linear\nmodels: [a]\ntokenizer: {padding: 64}",
     "2 'modules' are not supported": "merge_method: linear\nmodules: {a: {models: []}, b: {models: []}}",
     "exactly one of": "merge_method: linear\nmodels: [{model: a}]\nslices: [{sources: []}]",
     "no method has a parameter 'wieght'": "merge_method: linear\nmodels: [a]\nparameters: {wieght: 1}",
-    "'lora'": "merge_method: linear\nmodels: [{model: {model: a, lora: b}}]",
+    "'override_architecture'": "merge_method: linear\nmodels: [{model: {model: a, override_architecture: b}}]",
     "layers": "merge_method: passthrough\nslices: [{sources: [{model: a, layer_range: [0, 9]}]}]",
     "not YAML": "merge_method: [",
 }

@@ -35,6 +35,14 @@ pickles = click.option(
     "--allow-pickle-weights", is_flag=True, expose_value=False, callback=_allow_pickles,
     help="Open pytorch_model.bin: its tensors alone are read, once, and kept in the cache; needs torch.",
 )  # fmt: skip
+as_adapter = click.option(
+    "--as-adapter",
+    is_flag=True,
+    help="The result is a LoRA folder: where the models are adapters of one base.",
+)
+rank = click.option(
+    "--rank", type=click.IntRange(1), help="Largest rank of --as-adapter; default: exact, the ranks' sum."
+)
 as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
 quiet = click.option("-q", "--quiet", is_flag=True, help="Print results only: no progress, no log.")
 settings = click.option(

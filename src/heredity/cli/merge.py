@@ -26,6 +26,8 @@ from heredity.cli import _options
     "--hash-inputs", is_flag=True, help="Record the models' sha256 even if they must be read for it."
 )
 @click.option("--dry-run", is_flag=True, help="Plan and check, write nothing.")
+@_options.as_adapter
+@_options.rank
 @_options.jobs
 @click.option("--ray", metavar="ADDRESS", help="Write shards on a Ray cluster; 'local' starts one.")
 @_options.settings
@@ -36,13 +38,14 @@ from heredity.cli import _options
 @_options.quiet
 def command(
     recipe: Path, out: Path, donor: str | None, dtype: str | None, shard_gb: float, agreed: Path | None,
-    hash_inputs: bool, dry_run: bool, jobs: int, ray: str | None, settings: tuple[str, ...], resume: bool,
-    overwrite: bool, as_json: bool, quiet: bool,
+    hash_inputs: bool, dry_run: bool, as_adapter: bool, rank: int | None, jobs: int, ray: str | None,
+    settings: tuple[str, ...], resume: bool, overwrite: bool, as_json: bool, quiet: bool,
 ) -> None:  # fmt: skip
     """Merge the models of RECIPE (TOML, or mergekit's YAML) into the folder OUT."""
     from heredity.cli._overrides import overrides
+    from heredity.merging.adapter_changes import adapter_summary
     from heredity.merging.output import check_agreed
-    from heredity.merging.recipe import Recipe
+    from heredity.merging.recipe import Recipe, asked
     from heredity.merging.resolve import resolve
     from heredity.merging.summary import layers_table, plan_summary, tensors_table
     from heredity.merging.verify import read_lock
@@ -50,30 +53,46 @@ def command(
     if not quiet:
         logging.basicConfig(level=logging.INFO, format="%(message)s")
     read = Recipe.load(recipe, overrides(settings))
-    merge = resolve(read)
     if agreed is not None:
-        check_agreed(merge, json.loads(agreed.read_text()), agreed)
+        check_agreed(resolve(read), json.loads(agreed.read_text()), agreed)
+    read = asked(read, donor=donor, dtype=dtype, as_adapter=as_adapter, rank=rank)
+    merge = resolve(read)
+    found = plan_summary(merge, read, out)
+    if read.output == "adapter":
+        found |= adapter_summary(merge)
     if dry_run:
-        found = plan_summary(merge, read, out)
-        lines = [f"would merge {found['tensors']} tensors into {out}, {found['write_bytes'] / 1e9:.2f} GB"]
+        what = (
+            f"an adapter of {found['tensors']} tensors"
+            if read.output == "adapter"
+            else f"{found['tensors']} tensors"
+        )
+        lines = [f"would merge {what} into {out}, {found['write_bytes'] / 1e9:.2f} GB"]
         _options.emit(found, as_json=as_json, lines=lines)
         return
     for note in merge.plan.notes:
         _options.say(f"note: {note}", quiet=quiet)
-    names = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
-    total = plan_summary(merge, read, out)["write_bytes"]
-    with _bar(total, _options.progress(quiet)) as progress:
+    with _bar(found["write_bytes"], _options.progress(quiet)) as progress:
         merge.save(
-            out, donor=donor, dtype=names[dtype] if dtype else None, shard_bytes=max(1, int(shard_gb * 1e9)),
-            resume=resume, overwrite=overwrite, hash_inputs=hash_inputs, jobs=jobs, ray=ray,
-            progress=progress,
+            out, shard_bytes=max(1, int(shard_gb * 1e9)), resume=resume, overwrite=overwrite,
+            hash_inputs=hash_inputs, jobs=jobs, ray=ray, progress=progress,
         )  # fmt: skip
     lock = read_lock(out)
-    layers = layers_table(tensors_table(lock))
     written = sum(entry["bytes"] for entry in lock["outputs"].values())
-    values = {"out": str(out), "bytes": written, "outputs": lock["outputs"], "layers": layers.to_dicts()}
-    lines = [f"{out}: {len(lock['tensors'])} tensors merged by {read.method}, {written / 1e9:.2f} GB"]
-    _options.emit(values, as_json=as_json, lines=[*lines, *_table(layers.to_dicts())])
+    values = {"out": str(out), "bytes": written, "outputs": lock["outputs"]}
+    merged = f"{len(lock['tensors'])} tensors merged by {read.method}"
+    if "adapter" in lock:
+        facts = lock["adapter"]
+        low, high = facts["ranks"]
+        lines = [
+            f"{out}: an adapter of {facts['base_name']}, {merged}, {written / 1e6:.1f} MB",
+            f"rank {low if low == high else f'{low} to {high}'}; the difference from the base is off by "
+            f"{facts['relative_error']:.2g} of its norm",
+        ]
+        _options.emit({**values, "adapter": facts}, as_json=as_json, lines=lines)
+        return
+    layers = layers_table(tensors_table(lock)).to_dicts()
+    lines = [f"{out}: {merged}, {written / 1e9:.2f} GB", *_table(layers)]
+    _options.emit({**values, "layers": layers}, as_json=as_json, lines=lines)
 
 
 def _table(rows: list[dict[str, float | None]]) -> list[str]:

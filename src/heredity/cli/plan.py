@@ -17,27 +17,34 @@ from heredity.cli import _options
 @click.option(
     "--save", "record", type=click.Path(path_type=Path), help="Write the plan; merge --plan refuses others."
 )
+@_options.as_adapter
+@_options.rank
 @_options.settings
 @_options.pickles
 @_options.as_json
 def command(
-    recipe: Path, measure: bool, record: Path | None, settings: tuple[str, ...], as_json: bool
-) -> None:
+    recipe: Path, measure: bool, record: Path | None, as_adapter: bool, rank: int | None,
+    settings: tuple[str, ...], as_json: bool,
+) -> None:  # fmt: skip
     """Tell what RECIPE will read, write and need, and what its filters match."""
     from heredity.atomic import write_text
     from heredity.cli._overrides import overrides
+    from heredity.merging.adapter_changes import adapter_summary
     from heredity.merging.output import plan_record
-    from heredity.merging.recipe import Recipe
+    from heredity.merging.recipe import Recipe, asked
     from heredity.merging.resolve import resolve
     from heredity.merging.summary import lerp_tensors, plan_summary
 
-    read = Recipe.load(recipe, overrides(settings))
+    plain = Recipe.load(recipe, overrides(settings))
+    read = asked(plain, as_adapter=as_adapter, rank=rank)
     merge = resolve(read)
     found = plan_summary(merge, read)
+    if read.output == "adapter":
+        found |= adapter_summary(merge)
     if measure:
         found["lerp"] = lerp_tensors(merge)
     if record is not None:
-        write_text(record, json.dumps(plan_record(merge), indent=1) + "\n")
+        write_text(record, json.dumps(plan_record(resolve(plain)), indent=1) + "\n")
     _options.emit(found, as_json=as_json, lines=_lines(found))
 
 
@@ -53,6 +60,11 @@ def _lines(found: dict[str, Any]) -> list[str]:
         f"free     {gigabytes['free_bytes']:.1f} GB",
         f"buffers  {found['buffer_bytes'] / 1e6:.0f} MB",
     ]
+    if "ranks" in found:
+        low, high = found["ranks"]
+        lines.append(
+            f"adapter  rank {low if low == high else f'{low} to {high}'}, {found['whole']} tensors whole"
+        )
     for key, counts in found["filters"].items():
         lines += [f"filter   {key}: '{name}' decides {count} tensors" for name, count in counts.items()]
     if "lerp" in found:

@@ -24,6 +24,7 @@ from heredity.merging._discovery import name_of
 from heredity.merging._gram import from_origin, measure, unmeasured
 from heredity.merging._lines import line_blocks
 from heredity.merging._method import DataMethod, ElementMethod, Method, SpanMethod
+from heredity.merging._open import location, open_input
 from heredity.merging.data import data_blocks
 from heredity.merging.lazy import MergedCheckpoint
 from heredity.merging.observe import effective_t, observed, of_gram, task_vectors
@@ -51,7 +52,8 @@ def merge(
 
     Args:
         method: a value such as `Slerp(t=0.58)`.
-        models: folders, Hub ids or open checkpoints, in the order that per-model values have.
+        models: folders, Hub ids, adapters ("base+adapter" or a LoRA folder that names its base) or open
+            checkpoints, in the order that per-model values have.
         base: what the models were tuned from, where the method works on differences from it. Methods that go
             from one model to another (slerp, nearswap, arcee_fusion) start from the first one by default.
         seed: of random masks.
@@ -61,12 +63,12 @@ def merge(
         MismatchError: the models do not have the same tensors.
         CheckpointError: a model cannot be opened.
     """
-    opened = [Checkpoint.open(model) for model in models]
-    start = None if base is None else Checkpoint.open(base)
+    opened = [open_input(model) for model in models]
+    start = None if base is None else open_input(base)
     given = {"base": str(_reference(base, start))} if start is not None else {}
     named = [_reference(model, checkpoint) for model, checkpoint in zip(models, opened, strict=True)]
-    paths = {name: str(c.path.absolute()) for name, c in zip(named, opened, strict=True)}
-    paths |= {given["base"]: str(start.path.absolute())} if start is not None else {}
+    paths = {name: location(c) for name, c in zip(named, opened, strict=True)}
+    paths |= {given["base"]: location(start)} if start is not None else {}
     plan = plan_models(method, opened, start)
     recipe = {"method": name_of(type(method)), **given, "models": named, **_fields(method)}
     return Merge(plan, Target(donor=start or opened[0], models=paths), recipe={"merge": recipe}, seed=seed)
@@ -81,13 +83,17 @@ class Target(NamedTuple):
         config: entries of config.json that differ from the donor's.
         tokenizer: whose tokenizer it gets, where that is not the donor's.
         models: the recipe's names of models → where they were found.
+        adapter: whether it is an adapter of the base that all inputs share, instead of a whole model.
+        rank: the adapter's largest rank; None keeps the sum of its inputs' ranks, which loses nothing.
     """
 
     donor: Checkpoint
     dtype: str | None = None
     config: Mapping[str, Any] = {}
-    tokenizer: Checkpoint | Path | None = None
+    tokenizer: Path | None = None
     models: Mapping[str, str] = {}
+    adapter: bool = False
+    rank: int | None = None
 
 
 class Merge:
@@ -130,14 +136,14 @@ class Merge:
     @cached_property
     def checkpoints(self) -> dict[str, Checkpoint]:
         """All stored inputs by name, in order; by path where folders share a name."""
-        by_path: dict[Path, Checkpoint] = {}
+        by_path: dict[str, Checkpoint] = {}
         for group in self.plan.groups:
             for given in group.inputs:
                 inner = given.merge.checkpoints.values() if isinstance(given, MergedCheckpoint) else [given]
                 for checkpoint in inner:
-                    by_path.setdefault(checkpoint.path, checkpoint)
+                    by_path.setdefault(location(checkpoint), checkpoint)
         taken = [c.name for c in by_path.values()]
-        return {c.name if taken.count(c.name) == 1 else str(c.path): c for c in by_path.values()}
+        return {c.name if taken.count(c.name) == 1 else path: c for path, c in by_path.items()}
 
     def gram(self, name: str) -> TensorGram:
         """Return the Gram matrix of a tensor's inputs, computed once; the first input is the reference."""
@@ -189,13 +195,13 @@ class Merge:
         Raises:
             ConfigError: the method's result is not in the span of its inputs, or not by whole tensors.
         """
-        found: dict[tuple[Path, str], Term] = {}
+        found: dict[tuple[str, str], Term] = {}
         for given, coefficient in zip(self.plan.home(name).inputs, self.coefficients_of(name), strict=True):
             inner = [(given, name, 1.0)]
             if isinstance(given, MergedCheckpoint) and given.merge.is_span(given.own_name(name)):
                 inner = given.merge.terms(given.own_name(name))
             for checkpoint, own, factor in inner:
-                key = (checkpoint.path, checkpoint.info(own).name)
+                key = (location(checkpoint), checkpoint.info(own).name)
                 before = found[key][2] if key in found else 0.0
                 found[key] = (checkpoint, own, before + float(coefficient) * factor)
         return list(found.values())
@@ -212,13 +218,13 @@ class Merge:
             ConfigError: the method's result is not in the span of its inputs, or layers change their places.
         """
         stored = list(self.checkpoints.values())
-        place = {checkpoint.path: i for i, checkpoint in enumerate(stored)}
+        place = {location(checkpoint): i for i, checkpoint in enumerate(stored)}
         self.coefficients()  # says once how many tensors fall back to lerp
         rows = {}
         for name in self.plan.weights:
             rows[name] = np.zeros(len(stored))
             for checkpoint, own, coefficient in self.terms(name):
-                at = place.get(checkpoint.path)
+                at = place.get(location(checkpoint))
                 if at is None or layer_of(checkpoint.info(own).name) != layer_of(name):
                     raise ConfigError(f"{name} is not a sum of tensors of that name", "write it with save()")
                 rows[name][at] += coefficient
@@ -266,6 +272,8 @@ class Merge:
         jobs: int = 1,
         ray: str | None = None,
         progress: Callable[[str, int], None] | None = None,
+        as_adapter: bool = False,
+        rank: int | None = None,
     ) -> Path:
         """Write the result as a checkpoint that `from_pretrained` loads; return its folder.
 
@@ -280,17 +288,27 @@ class Merge:
             jobs: shards that are written at the same time.
             ray: address of a Ray cluster that writes the shards, "local" for one of its own.
             progress: called with a tensor's name and a number of bytes that were merged.
+            as_adapter: write a PEFT LoRA folder: where all inputs are adapters of one base, and that base.
+            rank: cut the adapter's factors to this rank, with the error stated; default: exact.
 
         Raises:
             CheckpointError: an input is damaged, or changed while it was merged.
-            ConfigError: the folder is not empty.
+            ConfigError: the folder is not empty, or the result is no adapter of the inputs' base.
             DiskFullError: there is not enough room.
         """
         from heredity.merging.output import save
 
         target = self.target._replace(dtype=dtype or self.target.dtype)
-        if donor is not None:
-            target = target._replace(donor=Checkpoint.open(donor), tokenizer=None)
+        if as_adapter or target.adapter:
+            from heredity.merging.adapter_output import save_adapter
+
+            target = target._replace(adapter=True, rank=rank or target.rank)
+            return save_adapter(
+                self, Path(out), target, resume=resume, overwrite=overwrite, hash_inputs=hash_inputs,
+                progress=progress or (lambda name, nbytes: None),
+            )  # fmt: skip
+        if donor is not None:  # its tokenizer too, unless the rows were joined for another
+            target = target._replace(donor=open_input(donor))
         return save(
             self, Path(out), target, shard_bytes=shard_bytes, resume=resume, overwrite=overwrite,
             hash_inputs=hash_inputs, jobs=jobs, ray=ray, progress=progress or (lambda name, nbytes: None),

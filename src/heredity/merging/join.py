@@ -1,15 +1,13 @@
 """Merge models of different vocabularies: rows of embeddings and heads are matched by token string.
 
-A token that a model lacks gets, as in mergekit 0.1.5: the row of the one model that has it; else the base's,
-if the base has it; else the mean over those that have it; zero if none has.
+A token that a model lacks gets, as in mergekit 0.1.5: what the recipe says of it; else the row of the one model
+that has it; else the base's, if the base has it; else the mean over those that have it; zero if none has. Rows
+that only pad get the mean of the model's own.
 """
 
-import json
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from hashlib import sha256
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -17,18 +15,21 @@ import numpy as np
 from jaxtyping import Float32, Int64
 from numpy import ndarray
 
-from heredity.atomic import write_text
 from heredity.checkpoint import Checkpoint
-from heredity.digests import cache_folder
-from heredity.errors import MismatchError
+from heredity.errors import ConfigError, MismatchError
 from heredity.header import TensorInfo
+from heredity.lowrank import LowRank
+from heredity.merging._open import location, tokenized
+from heredity.merging.lazy import MergedCheckpoint
 from heredity.merging.plan import Group, holds_tokens
-from heredity.merging.recipe import Recipe
+from heredity.merging.tokenizer_files import with_tokens
+from heredity.merging.tokens import TokenRow, Tokens
 from heredity.readers import Reader
-from heredity.vocabulary import vocabulary
-from heredity.writer import TOKENIZER_FILES
+from heredity.vocabulary import vocabulary_in
 
 Rows = dict[str, int]
+_STEP = 1 << 18  # elements that are read at once for a mean
+_NO_ROW, _PADDING = -1, -2  # in the place of a row's number: zeros, and the mean of all others
 
 
 class _Open(Protocol):
@@ -36,35 +37,51 @@ class _Open(Protocol):
 
 
 def join_vocabularies(
-    groups: Sequence[Group], recipe: Recipe, opened: _Open, notes: list[str]
-) -> tuple[tuple[Group, ...], dict[str, Any], Checkpoint | Path]:
+    groups: Sequence[Group], base: str | None, wanted: Tokens, opened: _Open, notes: list[str]
+) -> tuple[tuple[Group, ...], dict[str, Any], Path]:
     """Return groups with the rows of the result's tokens, changes of the configuration, and whose tokenizer.
 
+    Args:
+        groups: of the plan, with the models' own rows.
+        base: name of the base, if there is one.
+        wanted: whose tokens the result has.
+        opened: returns a model by its name.
+        notes: receives what was decided.
+
     Raises:
+        ConfigError: a token's row is to come from a model or a row that is not there.
         MismatchError: a model has no tokenizer file from which its tokens can be read.
     """
-    inputs = {c.path: c for group in groups for c in group.inputs}
-    tables = {path: _tokens(checkpoint) for path, checkpoint in inputs.items()}
-    first = groups[0].inputs[0] if recipe.base is None else opened(recipe.base)
-    wanted = recipe.tokenizer or "base"
-    source = first if wanted in ("union", "base") else opened(wanted)
-    own = tables.get(source.path) or _tokens(source)
-    if all(table == own for table in tables.values()):
+    inputs = {location(c): c for group in groups for c in group.inputs}
+    tables = {place: _tokens(checkpoint) for place, checkpoint in inputs.items()}
+    first = groups[0].inputs[0] if base is None else opened(base)
+    source = first if wanted.source in ("union", "base") else opened(wanted.source)
+    own = tables.get(location(source)) or _tokens(source)
+    result = _union(own, list(tables.values())) if wanted.source == "union" else dict(own)
+    for token in wanted.rows:
+        result.setdefault(token, max(result.values()) + 1)
+    used = max(result.values()) + 1
+    multiple = wanted.pad_to_multiple_of or 1
+    held = {_token_rows(checkpoint) for checkpoint in inputs.values()}
+    same = not wanted.rows and result == own and all(table == own for table in tables.values())
+    if same and len(held) == 1 and min(held) % multiple == 0:
         notes.append("all models have the same tokens: rows stay where they are")
-        return tuple(groups), {}, source
-    result = own
-    tokenizer: Checkpoint | Path = source
-    if wanted == "union":
-        result = _union(own, list(tables.values()))
-        tokenizer = _extended(source, result, own, list(inputs.values()))
-    size = max(result.values()) + 1
-    notes.append(f"rows joined by token: {size} tokens of the result ({wanted})")
-    joined = tuple(_joined(group, tables, result, size, first.path) for group in groups)
+        return tuple(groups), {}, _tokenizer(source)
+    size = -(-used // multiple) * multiple
+    notes.append(f"rows joined by token: {used} tokens of the result ({wanted.source}), {size} rows")
+    joined = tuple(_joined(group, tables, result, size, location(first), wanted, opened) for group in groups)
+    added = {token: row for token, row in result.items() if token not in own}
+    folder = _tokenizer(source)
+    tokenizer = with_tokens(folder, added, list(inputs.values())) if added else folder
     return joined, {"vocab_size": size}, tokenizer
 
 
 class JoinedCheckpoint(Checkpoint):
-    """A checkpoint whose token rows are put in another order, and completed from other models."""
+    """A checkpoint whose token rows are put in another order, and completed from other models.
+
+    Attributes:
+        stored: the checkpoint itself.
+    """
 
     def __init__(
         self,
@@ -75,26 +92,39 @@ class JoinedCheckpoint(Checkpoint):
     ) -> None:
         tensors = {n: _resized(i, size) if holds_tokens(n) else i for n, i in inner.tensors.items()}
         super().__init__(inner.path, tensors, inner.config, name=inner.name, metadata=inner.metadata)
-        self._inner, self._size, self._rows, self._borrowed = inner, size, rows, dict(borrowed)
+        self.stored, self._size, self._rows, self._borrowed = inner, size, rows, dict(borrowed)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return JoinedCheckpoint, (self._inner, self._size, self._rows, self._borrowed)
+        return JoinedCheckpoint, (self.stored, self._size, self._rows, self._borrowed)
 
     @property
     def files(self) -> tuple[Path, ...]:
         """The files of the model itself."""
-        return self._inner.files
+        return self.stored.files
+
+    def origin(self, name: str) -> TensorInfo:
+        """Return where a tensor lies; rows of tokens are no other model's, whatever file they come from."""
+        if not holds_tokens(name):
+            return self.stored.origin(name)
+        return replace(self.info(name), file=Path(f"<rows of {location(self.stored)}>"))
+
+    def low_rank(self, name: str) -> LowRank | None:
+        """Return what is added to the stored tensor; rows of tokens are read as a whole."""
+        return None if holds_tokens(name) else self.stored.low_rank(name)
 
     @contextmanager
     def reading(self, name: str) -> Iterator[Reader]:
         """Open a tensor; rows of tokens are gathered as they are read."""
-        with self._inner.reading(name) as reader:
+        with self.stored.reading(name) as reader:
             if not holds_tokens(name):
                 yield reader
                 return
             width = int(np.prod(self.info(name).shape[1:], dtype=np.int64))
             foreign = {row: _mean_row(terms, name, width) for row, terms in self._borrowed.items()}
-            yield _Gathered(reader, self._rows, foreign, width)
+            gathered = _Gathered(reader, self._rows, foreign, width)
+            if self._rows[-1] == _PADDING:
+                gathered.pad()
+            yield gathered
 
 
 class _Gathered:
@@ -111,6 +141,18 @@ class _Gathered:
     ) -> None:
         self._reader, self._rows, self._foreign, self._width = reader, rows, foreign, width
         self.size = len(rows) * width
+        self._padding = np.zeros(width, np.float32)
+
+    def pad(self) -> None:
+        """Let the rows that only pad be the mean of all others; reads them once."""
+        used = int(np.count_nonzero(self._rows != _PADDING))  # they come last
+        total = np.zeros(self._width)
+        step = max(1, _STEP // self._width)
+        for row in range(0, used, step):
+            last = min(used, row + step)
+            part = self.read(row * self._width, last * self._width)
+            total += part.reshape(-1, self._width).sum(axis=0, dtype=np.float64)
+        self._padding = (total / used).astype(np.float32)
 
     def read_raw(self, start: int, stop: int, buffer: ndarray) -> int:
         """Fill the head of `buffer` with float32 elements [start, stop)."""
@@ -124,7 +166,9 @@ class _Gathered:
         for row in range(start // width, -(-stop // width)):
             if row in self._foreign:
                 values = self._foreign[row]
-            elif self._rows[row] < 0:
+            elif self._rows[row] == _PADDING:
+                values = self._padding
+            elif self._rows[row] == _NO_ROW:
                 values = np.zeros(width, np.float32)
             else:
                 begin = int(self._rows[row]) * width
@@ -134,27 +178,67 @@ class _Gathered:
         return out
 
 
-def _joined(group: Group, tables: Mapping[Path, Rows], result: Rows, size: int, base: Path) -> Group:
+def _joined(
+    group: Group,
+    tables: Mapping[str, Rows],
+    result: Rows,
+    size: int,
+    base: str,
+    wanted: Tokens,
+    opened: _Open,
+) -> Group:
+    places = [location(checkpoint) for checkpoint in group.inputs]
     has = [
-        {token: row for token, row in tables[c.path].items() if token in result and row < _token_rows(c)}
-        for c in group.inputs
+        {token: row for token, row in tables[place].items() if token in result and row < _token_rows(c)}
+        for place, c in zip(places, group.inputs, strict=True)
     ]
-    base_place = next((i for i, c in enumerate(group.inputs) if c.path == base), None)
+    base_place = places.index(base) if base in places else None
+    asked = {token: _asked_row(token, row, group, tables, opened) for token, row in wanted.rows.items()}
+    used = max(result.values()) + 1
     views = []
     for place, checkpoint in enumerate(group.inputs):
-        rows = np.full(size, -1, np.int64)
+        rows = np.full(size, _NO_ROW, np.int64)
+        rows[used:] = _PADDING
         borrowed: dict[int, list[tuple[Checkpoint, int]]] = {}
         for token, target in result.items():
-            if token in has[place]:
+            if token in has[place] and not (token in asked and wanted.rows[token].force):
                 rows[target] = has[place][token]
                 continue
-            owners = [i for i, table in enumerate(has) if token in table]
-            if len(owners) > 1 and base_place in owners:
-                owners = [base_place]
-            if owners:
-                borrowed[target] = [(group.inputs[i], has[i][token]) for i in owners]
+            if token in asked:
+                terms = asked[token]
+            else:
+                owners = [i for i, table in enumerate(has) if token in table]
+                if len(owners) > 1 and base_place in owners:
+                    owners = [base_place]
+                terms = [(group.inputs[i], has[i][token]) for i in owners]
+            if terms:
+                borrowed[target] = terms
         views.append(JoinedCheckpoint(checkpoint, size, rows, borrowed))
     return group._replace(inputs=tuple(views))
+
+
+def _asked_row(
+    token: str, wanted: TokenRow, group: Group, tables: Mapping[str, Rows], opened: _Open
+) -> list[tuple[Checkpoint, int]]:
+    """Return the checkpoint and its row that a recipe names for a token; none for zeros."""
+    if wanted.model is None:
+        return []
+    place = location(opened(wanted.model))
+    checkpoint = next((c for c in group.inputs if location(c) == place), None)
+    if checkpoint is None:
+        raise ConfigError(
+            f"token {token!r}: its row comes from {wanted.model}, which is not merged",
+            "name a model of the merge",
+        )
+    row = tables[place].get(wanted.token or token, -1) if wanted.row is None else wanted.row
+    if not 0 <= row < _token_rows(checkpoint):
+        raise ConfigError(
+            f"token {token!r}: {wanted.model} has no row for {wanted.token or token!r}"
+            if wanted.row is None
+            else f"token {token!r}: {wanted.model} has no row {row}",
+            f"it has {_token_rows(checkpoint)} rows",
+        )
+    return [(checkpoint, row)]
 
 
 def _mean_row(terms: Sequence[tuple[Checkpoint, int]], name: str, width: int) -> Float32[ndarray, "w"]:
@@ -174,8 +258,16 @@ def _resized(info: TensorInfo, rows: int) -> TensorInfo:
     return replace(info, shape=shape, stop=info.start + size * info.item_bytes)
 
 
+def _tokenizer(checkpoint: Checkpoint) -> Path:
+    """Return the folder of a checkpoint's tokenizer; a merge's result has the one that it would be written with."""
+    if isinstance(checkpoint, MergedCheckpoint):
+        target = checkpoint.merge.target
+        return target.tokenizer or _tokenizer(target.donor)
+    return tokenized(checkpoint)
+
+
 def _tokens(checkpoint: Checkpoint) -> Rows:
-    found = vocabulary(checkpoint)
+    found = vocabulary_in(_tokenizer(checkpoint))
     if found is None:
         raise MismatchError(
             f"{checkpoint.path}: has no tokenizer.json, vocab.json or vocab.txt",
@@ -194,32 +286,3 @@ def _union(first: Rows, tables: Sequence[Rows]) -> Rows:
                 result[token] = following
                 following += 1
     return result
-
-
-def _extended(source: Checkpoint, result: Rows, own: Rows, inputs: Sequence[Checkpoint]) -> Path:
-    """Write the source's tokenizer with the tokens that it lacks added, into the cache; return its folder."""
-    folder = source.path if source.path.is_dir() else source.path.parent
-    if not (folder / "tokenizer.json").exists():
-        raise MismatchError(f"{folder}: has no tokenizer.json to add tokens to", 'use tokenizer = "base"')
-    table = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
-    plain = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": True, "special": False}
-    known: dict[str, dict[str, Any]] = {}
-    for checkpoint in inputs:
-        file = (checkpoint.path if checkpoint.path.is_dir() else checkpoint.path.parent) / "tokenizer.json"
-        entries = json.loads(file.read_text(encoding="utf-8")).get("added_tokens") if file.exists() else None
-        for entry in entries or []:
-            known.setdefault(entry["content"], entry)
-    added = [
-        {**plain, **known.get(token, {}), "id": row, "content": token}
-        for token, row in result.items()
-        if token not in own
-    ]
-    table["added_tokens"] = [*(table.get("added_tokens") or []), *added]
-    text = json.dumps(table, ensure_ascii=False)
-    target = cache_folder() / "tokenizers" / sha256(text.encode()).hexdigest()[:24]
-    target.mkdir(parents=True, exist_ok=True)
-    for name in TOKENIZER_FILES:
-        if (folder / name).is_file() and name != "tokenizer.json":
-            shutil.copyfile(folder / name, target / name)
-    write_text(target / "tokenizer.json", text)
-    return target

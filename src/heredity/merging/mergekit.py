@@ -15,6 +15,7 @@ from heredity.merging._discovery import names
 from heredity.merging._method import Method
 from heredity.merging.recipe import DTYPES, Recipe, Slice, Source
 from heredity.merging.settings import Setting
+from heredity.merging.tokens import Tokens, read_tokens
 
 _TOP = (
     "modules", "slices", "models", "merge_method", "base_model", "dtype", "tokenizer_source", "tokenizer",
@@ -54,14 +55,13 @@ def parse(content: str, path: Path, overrides: Mapping[str, Any]) -> Recipe:
     else:
         raise ConfigError(f"{path}: no models and no slices", "name what to merge")
     given = reader.parameters({**(values.get("parameters") or {}), **(outer or {}), **overrides})
-    tokenizer = _tokenizer(values, path, reader)
-    if values.get("chat_template") not in (None, "auto"):
-        raise ConfigError(
-            f"{path}: 'chat_template' is not supported", "the donor's template is copied: choose the donor"
-        )
+    template = values.get("chat_template")
+    if not isinstance(template, str | None):
+        raise ConfigError(f"{path}: 'chat_template' is not a text", "give 'auto', or a Jinja template")
     return Recipe(
         method=values["merge_method"], slices=slices, base=base, parameters=given,
-        dtype=_dtype(values, path), tokenizer=tokenizer, donor=base, root=path.parent,
+        dtype=_dtype(values, path), tokenizer=_tokenizer(values, path, reader), donor=base,
+        chat_template=template or None, root=path.parent,
         notes=tuple(dict.fromkeys(reader.notes)),
     )  # fmt: skip
 
@@ -115,16 +115,19 @@ class _Reader:
         return found
 
     def reference(self, value: Any) -> str:
-        """Return a model's path or Hub id."""
-        if isinstance(value, Mapping):  # the long form {model: {path, revision}, lora: …}
-            inner = value.get("model", value)
-            if value.get("lora") or value.get("override_architecture"):
-                raise ConfigError(
-                    f"{self.path}: 'lora' and 'override_architecture' are not supported here", ""
-                )
-            inner = {"path": inner} if isinstance(inner, str) else inner
-            return str(inner["path"]) + (f"@{inner['revision']}" if inner.get("revision") else "")
-        return str(value)
+        """Return a model's path or Hub id: "base@revision", "base+adapter", {model, lora}, {path, revision}."""
+        if not isinstance(value, Mapping):
+            return str(value)
+        if value.get("override_architecture"):
+            raise ConfigError(
+                f"{self.path}: 'override_architecture' is not supported", "edit config.json's architectures"
+            )
+        if set(value) - {"model", "lora", "override_architecture", "path", "revision"}:
+            raise ConfigError(f"{self.path}: {dict(value)!r} is no model", "it has model and lora")
+        if "path" in value:
+            return str(value["path"]) + (f"@{value['revision']}" if value.get("revision") else "")
+        base = self.reference(value.get("model"))
+        return f"{base}+{self.reference(value['lora'])}" if value.get("lora") else base
 
     def _known(self, entry: Any, keys: tuple[str, ...]) -> None:
         if not isinstance(entry, Mapping) or not ({"model"} <= set(entry) or {"sources"} <= set(entry)):
@@ -156,18 +159,15 @@ def _module(values: Mapping[str, Any], path: Path) -> tuple[Mapping[str, Any], M
     return module, module.get("parameters")
 
 
-def _tokenizer(values: Mapping[str, Any], path: Path, reader: _Reader) -> str | None:
-    if values.get("tokenizer_source") is not None and values.get("tokenizer") is not None:
+def _tokenizer(values: Mapping[str, Any], path: Path, reader: _Reader) -> Tokens | None:
+    source, table = values.get("tokenizer_source"), values.get("tokenizer")
+    if source is not None and table is not None:
         raise ConfigError(f"{path}: both 'tokenizer_source' and 'tokenizer'", "keep one")
-    if values.get("tokenizer_source") is not None:
-        return reader.reference(values["tokenizer_source"])
-    settings = values.get("tokenizer")
-    if settings is None:
-        return None
-    for key, value in settings.items():
-        if key != "source" and value:
-            raise ConfigError(f"{path}: 'tokenizer.{key}' is not supported", "only its source is")
-    return reader.reference(settings.get("source", "union"))
+    if source is not None:
+        return Tokens(source=reader.reference(source))
+    if isinstance(table, str):
+        raise ConfigError(f"{path}: 'tokenizer' is not a table", f"tokenizer: {{source: {table}}}")
+    return read_tokens(table, f"{path}: tokenizer", reader.reference)
 
 
 def _dtype(values: Mapping[str, Any], path: Path) -> str | None:

@@ -6,7 +6,7 @@ The lock file holds what the result depends on and what came out: inputs, versio
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from heredity.digests import FileState, known_sha256, sha256_of, state
 from heredity.errors import CheckpointError, DiskFullError, MismatchError
 from heredity.execute import choose
 from heredity.kernels.encode import encode
+from heredity.merging._open import configured, input_files, location, tokenized
 from heredity.merging.engine import Facts, Merge, Target
 from heredity.merging.plan import Plan, output_dtype
 from heredity.tomlfile import to_toml
@@ -58,13 +59,10 @@ def save(
         ConfigError: the folder is not empty.
         DiskFullError: there is not enough room.
     """
-    inputs = list(merge.checkpoints.values())
-    before = {file: state(file) for checkpoint in inputs for file in checkpoint.files}
+    before = input_states(merge)
     tensors = planned_tensors(merge.plan, target.dtype)
-    _check_room(out, sum(t.nbytes for t in tensors), resume)
-    job = _digest(
-        {"recipe": merge.recipe, "seed": merge.seed, "inputs": _identity(before), "version": __version__}
-    )
+    check_room(out, sum(t.nbytes for t in tensors), resume)
+    job = job_of(merge, before)
     if resume and not overwrite and _is_done(out, job):
         return out
     writer = CheckpointWriter.open(
@@ -74,30 +72,48 @@ def save(
     execution = choose(jobs, ray)
     task = partial(_write, merge, out, progress if execution.jobs == 1 and ray is None else None)
     for written in execution.map(task, todo):
-        _refuse_changed(before)
+        refuse_changed(before)
         writer.add(written)
         if execution.jobs > 1 or ray is not None:
             progress(written.file, written.nbytes)
-    lock = {
+    lock = lock_of(merge, target, job, writer.written.values(), hash_inputs) | {"tensors": _all_facts(writer)}
+    files = {LOCK: json.dumps(lock, indent=1) + "\n", RECIPE: to_toml(merge.recipe)}
+    files["README.md"] = _card(out.absolute().name, lock)
+    tokenizer = tokenized(target.donor) if target.tokenizer is None else target.tokenizer
+    writer.finish(donor=configured(target.donor), files=files, config=target.config, tokenizer=tokenizer)
+    _is_done(out, job)
+    return out
+
+
+def job_of(merge: Merge, states: Mapping[Path, FileState], **further: Any) -> str:
+    """Return what a result is made of and how, as a sha256."""
+    facts = {"recipe": merge.recipe, "seed": merge.seed, "inputs": _identity(states), "version": __version__}
+    return hashlib.sha256(json.dumps(facts | further, sort_keys=True, default=_plain).encode()).hexdigest()
+
+
+def lock_of(
+    merge: Merge, target: Target, job: str, written: Iterable[Written], hash_inputs: bool
+) -> dict[str, Any]:
+    """Return what the lock holds besides the facts of each tensor."""
+    return {
         "schema": 1,
         "heredity": __version__,
         "job": job,
         "seed": merge.seed,
         "recipe": dict(merge.recipe),
         "models": dict(target.models),
-        "inputs": [_input_record(checkpoint, hash_inputs) for checkpoint in inputs],
-        "donor": target.donor.name,
+        "inputs": [_input_record(checkpoint, hash_inputs) for checkpoint in merge.checkpoints.values()],
+        "donor": configured(target.donor).name,
         "notes": list(merge.plan.notes),
         "outputs": {
-            name: {"bytes": w.nbytes, "sha256": w.sha256} for name, w in sorted(writer.written.items())
+            w.file: {"bytes": w.nbytes, "sha256": w.sha256} for w in sorted(written, key=lambda w: w.file)
         },
-        "tensors": _all_facts(writer),
     }
-    files = {LOCK: json.dumps(lock, indent=1) + "\n", RECIPE: to_toml(merge.recipe)}
-    files["README.md"] = _card(out.absolute().name, lock)
-    writer.finish(donor=target.donor, files=files, config=target.config, tokenizer=target.tokenizer)
-    _is_done(out, job)
-    return out
+
+
+def input_states(merge: Merge) -> dict[Path, FileState]:
+    """Return the state of every file that a merge depends on."""
+    return {file: state(file) for c in merge.checkpoints.values() for file in input_files(c)}
 
 
 def _is_done(out: Path, job: str) -> bool:
@@ -112,8 +128,8 @@ def _is_done(out: Path, job: str) -> bool:
 
 def plan_record(merge: Merge) -> dict[str, Any]:
     """Return what identifies a merge: its recipe, seed, and the state of every input file."""
-    states = {file: state(file) for checkpoint in merge.checkpoints.values() for file in checkpoint.files}
-    return {"schema": 1, "recipe": dict(merge.recipe), "seed": merge.seed, "inputs": _identity(states)}
+    inputs = _identity(input_states(merge))
+    return {"schema": 1, "recipe": dict(merge.recipe), "seed": merge.seed, "inputs": inputs}
 
 
 def check_agreed(merge: Merge, record: Mapping[str, Any], source: Path) -> None:
@@ -158,7 +174,12 @@ def _maker(
     return make
 
 
-def _check_room(out: Path, needed_bytes: int, resume: bool) -> None:
+def check_room(out: Path, needed_bytes: int, resume: bool) -> None:
+    """Check that the result fits on the disk.
+
+    Raises:
+        DiskFullError: it does not.
+    """
     folder = next(p for p in (out, *out.absolute().parents) if p.exists())
     there = sum(f.stat().st_size for f in out.glob("*.safetensors")) if resume and out.exists() else 0
     free = shutil.disk_usage(folder).free
@@ -169,7 +190,12 @@ def _check_room(out: Path, needed_bytes: int, resume: bool) -> None:
         )
 
 
-def _refuse_changed(before: Mapping[Path, FileState]) -> None:
+def refuse_changed(before: Mapping[Path, FileState]) -> None:
+    """Check that no input was touched since its state was taken.
+
+    Raises:
+        CheckpointError: naming the one that was.
+    """
     for file, known in before.items():
         if not state(file).same_as(known):
             hint = "leave the inputs alone and merge again with --overwrite"
@@ -183,8 +209,8 @@ def _identity(states: Mapping[Path, FileState]) -> list[list[Any]]:
 
 def _input_record(checkpoint: Checkpoint, hash_now: bool) -> dict[str, Any]:
     digest = sha256_of if hash_now else known_sha256
-    files = {f.name: {"bytes": f.stat().st_size, "sha256": digest(f)} for f in checkpoint.files}
-    return {"name": checkpoint.name, "path": str(checkpoint.path), "files": files}
+    files = {f.name: {"bytes": f.stat().st_size, "sha256": digest(f)} for f in input_files(checkpoint)}
+    return {"name": checkpoint.name, "path": location(checkpoint), "files": files}
 
 
 def _card(name: str, lock: Mapping[str, Any]) -> str:
@@ -212,10 +238,6 @@ def _all_facts(writer: CheckpointWriter) -> dict[str, Facts]:
     for shard in writer.shards:
         found |= json.loads(_facts_file(writer.path, shard).read_text())
     return dict(sorted(found.items()))
-
-
-def _digest(values: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(values, sort_keys=True, default=_plain).encode()).hexdigest()
 
 
 def _plain(value: Any) -> Any:

@@ -6,7 +6,7 @@ Everything that a file says is used, noted as without effect, or refused by name
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 from msgspec import Struct
@@ -16,10 +16,11 @@ from heredity.merging import expression
 from heredity.merging._discovery import method as find_method
 from heredity.merging._method import Method, per_model_fields
 from heredity.merging.settings import Setting
+from heredity.merging.tokens import Tokens, read_tokens
 
 _RESERVED = (
     "method", "base", "models", "slices", "dtype", "tokenizer", "donor", "seed", "family", "members",
-    "labels", "expression", "paths",
+    "labels", "expression", "paths", "output", "rank", "chat_template",
 )  # fmt: skip
 DTYPES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"} | {d: d for d in ("F32", "BF16", "F16")}
 
@@ -51,8 +52,11 @@ class Recipe(Struct, frozen=True, kw_only=True):
         paths: names used in the recipe → folder or Hub id; a name that is missing is itself a path.
         nested: names → merges whose results are inputs.
         dtype: "F32", "BF16" or "F16" of the result; None keeps each tensor's.
-        tokenizer: "union", "base" or a model's name: whose tokens the rows of the result are.
+        tokenizer: whose tokens the rows of the result are; None keeps the models' own rows.
+        chat_template: "auto", "chatml", a .jinja file or a template's text; None keeps the tokenizer's.
         donor: whose configuration (and tokenizer) the result gets.
+        output: "model", or "adapter" for a LoRA folder where all inputs are adapters of one base.
+        rank: the largest rank of such an adapter; None loses nothing.
         seed: of random masks.
         root: folder that paths may be relative to.
         notes: what has no effect here.
@@ -65,8 +69,11 @@ class Recipe(Struct, frozen=True, kw_only=True):
     paths: dict[str, str] = {}
     nested: "dict[str, Recipe]" = {}
     dtype: str | None = None
-    tokenizer: str | None = None
+    tokenizer: Tokens | None = None
+    chat_template: str | None = None
     donor: str | None = None
+    output: Literal["model", "adapter"] = "model"
+    rank: int | None = None
     seed: int = 0
     root: Path = Path()
     notes: tuple[str, ...] = ()
@@ -133,9 +140,7 @@ class Recipe(Struct, frozen=True, kw_only=True):
             slices = (Slice(sources=tuple(sources)),)
         return cls(
             method=values["method"], slices=slices, base=base, parameters=used, paths=paths, nested=inner,
-            dtype=_dtype(values.get("dtype"), where), tokenizer=values.get("tokenizer"),
-            donor=values.get("donor"),
-            seed=int(values.get("seed", 0)), root=root, notes=notes,
+            seed=int(values.get("seed", 0)), root=root, notes=notes, **_result(values, where),
         )  # fmt: skip
 
     @property
@@ -145,10 +150,13 @@ class Recipe(Struct, frozen=True, kw_only=True):
 
     def record(self) -> dict[str, Any]:
         """Return plain values that say the same, for the card and the lock."""
-        keep = {"method": self.method, "base": self.base, "dtype": self.dtype, "tokenizer": self.tokenizer}
+        keep = {
+            "method": self.method, "base": self.base, "dtype": self.dtype,
+            "tokenizer": self.tokenizer.record() if self.tokenizer else None,
+            "chat_template": self.chat_template, "donor": self.donor, "seed": self.seed or None,
+            "output": None if self.output == "model" else self.output, "rank": self.rank,
+        }  # fmt: skip
         values: dict[str, Any] = {k: v for k, v in keep.items() if v is not None}
-        values |= {"donor": self.donor} if self.donor else {}
-        values |= {"seed": self.seed} if self.seed else {}
         values |= msgspec.to_builtins(self.parameters)
         if len(self.slices) == 1 and all(s.layers is None for s in self.slices[0].sources):
             sources = self.slices[0].sources
@@ -159,6 +167,36 @@ class Recipe(Struct, frozen=True, kw_only=True):
         if self.paths:
             values["paths"] = dict(self.paths)
         return values | {name: recipe.record() for name, recipe in self.nested.items()}
+
+
+def asked(
+    recipe: Recipe, *, donor: str | None = None, dtype: str | None = None, as_adapter: bool = False,
+    rank: int | None = None,
+) -> Recipe:  # fmt: skip
+    """Return a recipe with what options of the command line say of the result.
+
+    Args:
+        recipe: as it was read.
+        donor: a name of the recipe, a path or a Hub id.
+        dtype: of the weights.
+        as_adapter: write an adapter.
+        rank: of the adapter.
+
+    Raises:
+        ConfigError: a rank, and no adapter.
+    """
+    changed: dict[str, Any] = {}
+    if donor is not None:
+        names = {s.model for entry in recipe.slices for s in entry.sources} | {*recipe.paths, *recipe.nested}
+        here = donor not in names and Path(donor).exists()  # as seen from here, not from the recipe
+        changed["donor"] = str(Path(donor).absolute()) if here else donor
+    changed |= {} if dtype is None else {"dtype": DTYPES[dtype]}
+    changed |= {"output": "adapter"} if as_adapter else {}
+    if rank is not None:
+        if not as_adapter and recipe.output != "adapter":
+            raise ConfigError("--rank is of an adapter", "add --as-adapter")
+        changed["rank"] = rank
+    return msgspec.structs.replace(recipe, **changed)
 
 
 def checked(
@@ -207,8 +245,8 @@ def _models(values: Mapping[str, Any], root: Path, where: str) -> tuple[dict[str
         if isinstance(entry, str):
             sources.append(Source(model=entry))
         elif isinstance(entry, Mapping) and isinstance(entry.get("model"), str):
-            own = {k: _gradient(v) for k, v in entry.items() if k != "model"}
-            sources.append(Source(model=entry["model"], parameters=own))
+            own = {k: _gradient(v) for k, v in entry.items() if k not in ("model", "lora")}
+            sources.append(Source(model=_model_name(entry), parameters=own))
         else:
             raise ConfigError(f"expected a name or a table with 'model' - at {where}.models[{i}]", "")
     return paths, sources
@@ -226,8 +264,10 @@ def _slices(values: Mapping[str, Any], kind: type[Method], base: str | None, whe
         for source in entry["sources"]:
             if not isinstance(source, Mapping) or "model" not in source or "layers" not in source:
                 raise ConfigError(f"a source needs 'model' and 'layers' - at {here}", "")
-            own, _ = checked(kind, {k: v for k, v in source.items() if k not in ("model", "layers")}, here)
-            sources.append(Source(model=source["model"], layers=tuple(source["layers"]), parameters=own))
+            rest = {k: v for k, v in source.items() if k not in ("model", "layers", "lora")}
+            own, _ = checked(kind, rest, here)
+            layers = tuple(source["layers"])
+            sources.append(Source(model=_model_name(source), layers=layers, parameters=own))
         used, _ = checked(kind, {k: v for k, v in entry.items() if k not in ("sources", "base")}, here)
         used, sources = _spread(kind, used, sources, entry.get("base", base))
         slices.append(Slice(sources=tuple(sources), base=entry.get("base"), parameters=used))
@@ -282,8 +322,7 @@ def _algebra(
     return Recipe(
         method="linear",
         slices=(Slice(sources=tuple(Source(model=n, parameters={"weight": c}) for n, c in terms.items())),),
-        parameters={"normalize": False}, paths=paths, nested=inner, dtype=_dtype(values.get("dtype"), where),
-        tokenizer=values.get("tokenizer"), donor=values.get("donor"), root=root,
+        parameters={"normalize": False}, paths=paths, nested=inner, root=root, **_result(values, where),
         notes=(f"linear by the expression {values['expression']}",),
     )  # fmt: skip
 
@@ -302,12 +341,35 @@ def _gradient(value: Any) -> Setting:
     return value
 
 
-def _dtype(value: Any, where: str) -> str | None:
-    if value is None:
-        return None
-    if value not in DTYPES:
-        raise ConfigError(f"dtype '{value}' cannot be written - at {where}", f"one of {', '.join(DTYPES)}")
-    return DTYPES[value]
+def _result(values: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Return what a recipe says of the result, besides its weights."""
+    dtype, output, rank = values.get("dtype"), values.get("output", "model"), values.get("rank")
+    if dtype is not None and dtype not in DTYPES:
+        raise ConfigError(f"dtype '{dtype}' cannot be written - at {where}", f"one of {', '.join(DTYPES)}")
+    if output not in ("model", "adapter"):
+        raise ConfigError(f"output '{output}' is not written - at {where}", '"model" or "adapter"')
+    if rank is not None and (output != "adapter" or not isinstance(rank, int) or rank < 1):
+        raise ConfigError(
+            f"rank {rank!r} is not one of an adapter - at {where}",
+            'output = "adapter" and a rank of 1 or more',
+        )
+    template = values.get("chat_template")
+    if not isinstance(template, str | None):
+        raise ConfigError(f"expected a text - at {where}.chat_template", '"auto", or a Jinja template')
+    return {
+        "dtype": None if dtype is None else DTYPES[dtype],
+        "tokenizer": read_tokens(values.get("tokenizer"), f"{where}.tokenizer", _model_name),
+        "chat_template": template, "donor": values.get("donor"), "output": output, "rank": rank,
+    }  # fmt: skip
+
+
+def _model_name(value: Any) -> str:
+    """Return the name of a model that may have an adapter on it: "base", "base+adapter", {model, lora}."""
+    if isinstance(value, Mapping) and isinstance(value.get("model"), str):
+        return f"{value['model']}+{value['lora']}" if value.get("lora") else str(value["model"])
+    if not isinstance(value, str):
+        raise ConfigError(f"{value!r} is no model", 'give a name, or { model = "base", lora = "adapter" }')
+    return value
 
 
 def _slice_record(entry: Slice) -> dict[str, Any]:

@@ -12,12 +12,14 @@ from heredity.errors import ConfigError, MismatchError
 from heredity.family import plain
 from heredity.kernels.decode import CODES
 from heredity.merging._method import Method, file_fields, per_model_fields
+from heredity.merging._open import adapted, adapter_on_base, location, open_input, tokenized
 from heredity.merging.engine import Merge, Target
 from heredity.merging.join import join_vocabularies
 from heredity.merging.lazy import MergedCheckpoint
 from heredity.merging.plan import Group, Plan, aligned, check_count
 from heredity.merging.recipe import Recipe, Slice, Source
 from heredity.merging.settings import Setting, evaluate, in_layer, layer_of
+from heredity.merging.tokenizer_files import chat_template, with_template
 
 _DEPTH_KEYS = ("num_hidden_layers", "n_layer", "num_layers", "n_layers")
 
@@ -38,11 +40,23 @@ def resolve(recipe: Recipe) -> Merge:
     else:
         groups, copied = _whole(recipe, opened, notes)
     donor = opened(recipe.donor or recipe.base or recipe.slices[0].sources[0].model)
-    tokenizer: Checkpoint | Path | None = None
+    tokenizer: Path | None = None
+    given = [c for group in groups for i in group.inputs for c in _all_stored(i)]
     if recipe.tokenizer is not None:
-        groups, changed, tokenizer = join_vocabularies(groups, recipe, opened, notes)
+        groups, changed, tokenizer = join_vocabularies(groups, recipe.base, recipe.tokenizer, opened, notes)
         config |= changed
-    target = Target(_stored(donor), recipe.dtype, config, tokenizer, opened.paths())
+    if recipe.chat_template is not None:
+        text = chat_template(recipe.chat_template, recipe.root, given, notes)
+        tokenizer = with_template(tokenizer or tokenized(_stored(donor)), text, notes) if text else tokenizer
+    target = Target(
+        _stored(donor),
+        recipe.dtype,
+        config,
+        tokenizer,
+        opened.paths(),
+        recipe.output == "adapter",
+        recipe.rank,
+    )
     plan = Plan(groups, copied, tuple(dict.fromkeys(notes)))
     return Merge(plan, target, recipe={"merge": recipe.record()}, seed=recipe.seed)
 
@@ -57,13 +71,23 @@ class _Models:
 
     def __call__(self, name: str) -> Checkpoint:
         if name not in self._open:
-            if name in self._recipe.nested:
-                self._open[name] = MergedCheckpoint(resolve(self._recipe.nested[name]), name)
-            else:
-                path = self._recipe.paths.get(name, name)
-                local = self._recipe.root / path
-                self._open[name] = Checkpoint.open(local if local.exists() else path)
+            self._open[name] = self._opened(name)
         return self._open[name]
+
+    def _opened(self, name: str) -> Checkpoint:
+        recipe = self._recipe
+        if name in recipe.nested:
+            return MergedCheckpoint(resolve(recipe.nested[name]), name)
+        pair = None if name in recipe.paths else adapter_on_base(name, recipe.root)
+        if pair is None:
+            return open_input(recipe.paths.get(name, name), recipe.root)
+        base = self(pair[0])
+        if isinstance(base, MergedCheckpoint):
+            raise ConfigError(
+                f"'{name}' puts an adapter on the result of a merge",
+                "write that merge first, and name its folder",
+            )
+        return adapted(base, recipe.paths.get(pair[1], pair[1]), recipe.root)
 
     def file(self, name: str) -> str:
         """Return where a file that a parameter names lies."""
@@ -78,8 +102,16 @@ class _Models:
             if isinstance(checkpoint, MergedCheckpoint):
                 found |= checkpoint.merge.target.models
             else:
-                found[name] = str(checkpoint.path.absolute())
+                found[name] = location(checkpoint)
         return found
+
+
+def _all_stored(checkpoint: Checkpoint) -> list[Checkpoint]:
+    return (
+        list(checkpoint.merge.checkpoints.values())
+        if isinstance(checkpoint, MergedCheckpoint)
+        else [checkpoint]
+    )
 
 
 def _stored(checkpoint: Checkpoint) -> Checkpoint:

@@ -7,15 +7,20 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from heredity.adapter import open_adapter
 from heredity.checkpoint import Checkpoint
 from heredity.digests import sha256_of
 from heredity.errors import CheckpointError, ConfigError
 from heredity.kernels.encode import encode
+from heredity.merging._open import adapter_on_base, input_files, open_input
+from heredity.merging.adapter_changes import changes, error_of, sketch
 from heredity.merging.engine import Merge
 from heredity.merging.output import LOCK
 from heredity.merging.recipe import Recipe
 from heredity.merging.resolve import resolve
 from heredity.seeds import generator
+
+_ROUNDING = 1e-6  # of factors in float32, as a share of what they make
 
 
 class Verdict(NamedTuple):
@@ -53,7 +58,7 @@ def verify(out: Path | str, *, tensors: int = 3, seed: int = 0, inputs: bool = T
         _check(out / name, known["sha256"], "it is not what the merge wrote: merge again with --overwrite")
     right, unknown = [], []
     for model in lock["inputs"] if inputs else []:
-        files = {file.name: file for file in Checkpoint.open(_where(model)).files}
+        files = {file.name: file for file in input_files(_opened(model))}
         for name, known in model["files"].items():
             label = f"{model['name']}/{name}"
             if known["sha256"] is None:
@@ -84,10 +89,13 @@ def read_lock(out: Path) -> dict[str, Any]:
     return lock
 
 
-def _where(model: dict[str, Any]) -> str:
-    if not Path(model["path"]).exists():
-        raise CheckpointError(f"{model['path']}: is not there any more", "verify where the models are")
-    return str(model["path"])
+def _opened(model: dict[str, Any]) -> Checkpoint:
+    path = str(model["path"])
+    parts = adapter_on_base(path) or (path,)
+    for part in parts:
+        if not Path(part).exists():
+            raise CheckpointError(f"{part}: is not there any more", "verify where the models are")
+    return open_input(path)
 
 
 def _check(file: Path, known: str, hint: str) -> None:
@@ -102,11 +110,14 @@ def _made_again(out: Path, lock: dict[str, Any], count: int, seed: int) -> list[
     recipe = dict(lock["recipe"]["merge"])
     recipe["paths"] = {**recipe.get("paths", {}), **lock["models"]}
     merge: Merge = resolve(Recipe.of({**recipe, "seed": lock["seed"]}))
-    written = Checkpoint.open(out)
-    names = merge.plan.weights
-    chosen = sorted(
+    names = list(lock["tensors"])
+    chosen: list[str] = sorted(
         generator(seed, "verify").choice(names, size=min(count, len(names)), replace=False).tolist()
     )
+    if "adapter" in lock:
+        _factors_again(out, lock, merge, chosen)
+        return chosen
+    written = Checkpoint.open(out)
     for name in chosen:
         raw, done = written.raw(name), 0
         for block in merge.blocks(name):
@@ -118,3 +129,24 @@ def _made_again(out: Path, lock: dict[str, Any], count: int, seed: int) -> list[
                 )
             done += piece.nbytes
     return chosen
+
+
+def _factors_again(out: Path, lock: dict[str, Any], merge: Merge, chosen: Sequence[str]) -> None:
+    """Check that a written adapter is as far from what the merge makes as its lock says."""
+    drawn = sketch(merge)
+    written = open_adapter(out, base=drawn.base)
+    for change in changes(merge, drawn):
+        if change.name not in chosen:
+            continue
+        if change.delta is None:
+            known = np.concatenate([block.copy() for block in merge.blocks(change.name)])
+            info = written.info(change.name)
+            same = np.array_equal(encode(known, info.dtype), written.raw(change.name))
+        else:
+            stated = lock["tensors"][change.name]["relative_error"]
+            same = abs(error_of(change, written) - stated) <= _ROUNDING + 1e-3 * stated
+        if not same:
+            raise CheckpointError(
+                f"{out}: tensor {change.name} is not what the recipe makes of the adapters",
+                "an adapter or the result was changed",
+            )
