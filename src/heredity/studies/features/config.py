@@ -109,7 +109,7 @@ class Sae(_Settings, frozen=True, kw_only=True):
     batch_tokens: Count = 2048
     learning_rate: Annotated[float, Meta(gt=0)] = 1e-3
     beta2: Annotated[float, Meta(ge=0, lt=1)] = 0.999
-    l1: Annotated[float, Meta(gt=0)] | None = 1.5
+    l1: Annotated[float, Meta(gt=0)] | None = None
     mix: Literal["shared", "cumulative"] = "shared"
     stream_tokens: Count = 100_000
     evaluation_tokens: Count = 16_000
