@@ -1,14 +1,19 @@
 """Fourth stage: follow features along every edge against floor and ceiling, and show what they are."""
 
+import numpy as np
 import polars as pl
+from jaxtyping import Int64
+from numpy import ndarray
 
 from heredity.features import inheritance
 from heredity.features.consensus_edges import ConsensusLineage
+from heredity.features.historical import historical_table
 from heredity.features.l0 import unequal_l0
 from heredity.features.lineage import Lineage
 from heredity.features.matching_table import matching_table
 from heredity.features.sae._format import load as load_sae
 from heredity.features.tables import edge_tables
+from heredity.models.load import tokenizer
 from heredity.run import Run
 from heredity.studies.features.config import Tracked
 from heredity.studies.features.family import Say
@@ -36,6 +41,7 @@ def follow(run: Run, config: Tracked, streams: Streams, *, device: str, say: Say
         for name in config.members
     }
     made = edge_tables(lineage, decoders) | {"matchings": matching_table(lineage, decoders)}
+    made["historical"] = historical_table(lineage, streams.shared, _strings(streams))
     made |= inheritance.tables(lineage) | ConsensusLineage(lineage).tables
     for name, table in made.items():
         run.write_table(name, table)
@@ -46,9 +52,19 @@ def follow(run: Run, config: Tracked, streams: Streams, *, device: str, say: Say
     run.finish_stage("lineage")
 
 
+def _strings(streams: Streams) -> Int64[ndarray, " vocabulary"]:
+    """Number the strings that tokens stand for; tokens of one string share its number."""
+    words = tokenizer(streams.tokenizer)
+    known = max(len(words), int(np.asarray(streams.shared.tokens).max()) + 1)
+    _, number = np.unique([str(words.decode([token])) for token in range(known)], return_inverse=True)
+    return number.astype(np.int64)
+
+
 def _unequal(run: Run) -> list[str]:
     """Say which SAEs of one member must not be compared, of whatever kind they are."""
-    lines = []
+    lines: list[str] = []
+    if not run.has_table("saes"):
+        return lines
     for (member,), rows in run.table("saes").group_by("member", maintain_order=True):
         l0 = {
             f"{kind} {seed}": value for kind, seed, value in rows.select("variant", "seed", "l0").iter_rows()
