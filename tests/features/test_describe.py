@@ -3,7 +3,6 @@ import pytest
 from planted import CONTEXT, codes, dense, noisy, stream
 
 from heredity.features.describe import contexts_table, domain_shares, latents_table
-from heredity.features.explain import explanations_table
 from heredity.features.highlights import highlights_table, interests
 from heredity.features.lineage import Lineage
 from heredity.features.verdicts import Tracking
@@ -51,18 +50,6 @@ def test_contexts_show_the_peak_with_its_activations(told):
     four = table.filter(latent=4)
     assert four["peak"].to_list() == sorted(four["peak"], reverse=True)
     assert four["document"].n_unique() >= 2
-
-
-def test_rules_are_found_and_beat_random_ones(told):
-    tokens, _, own = told
-    table = explanations_table(own, tokens, word, [0, 1, 2, 3, 4], seed=0)
-    assert table["rule"][0] == "' w5'"
-    assert table["rule"][1] == "digits"
-    assert table["rule"][2] == "any token of python"
-    assert table["rule"][3] == "after ' w9'"
-    assert (table["score"][:4] > 0.99).all()
-    assert table["score"][4] < 0.2  # a random latent has no rule
-    assert (table["null_score"].abs() < 0.3).all()
 
 
 def test_highlights_rank_the_telling_ones_first(told):

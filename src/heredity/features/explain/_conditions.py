@@ -55,10 +55,16 @@ class Strings:
                 groups.setdefault((True, word[:n]), []).append(i)
             for n in range(1, min(_LONGEST_END, len(word)) + 1):
                 groups.setdefault((False, word[-n:]), []).append(i)
-        kept = {string: own for string, own in groups.items() if len({words[i] for i in own}) > 1}
-        self._words, self._strings = words, list(kept)
-        self.members = np.array([i for own in kept.values() for i in own], np.int64)
-        self.offsets = np.cumsum([0, *(len(own) for own in kept.values())])[: len(kept)]
+        same: dict[
+            tuple[bool, tuple[int, ...]], str
+        ] = {}  # of strings with the same words the longest is kept
+        for (starts, string), own in groups.items():
+            if len({words[i] for i in own}) > 1 and len(string) >= len(same.get((starts, tuple(own)), "")):
+                same[starts, tuple(own)] = string
+        self._words = words
+        self._strings = [(starts, string) for (starts, _), string in same.items()]
+        self.members = np.array([i for _, own in same for i in own], np.int64)
+        self.offsets = np.cumsum([0, *(len(own) for _, own in same)])[: len(same)]
         self._made: dict[tuple[int, Attribute], Condition] = {}
 
     def __len__(self) -> int:

@@ -152,6 +152,7 @@ class _Notes:
     def __init__(self, chat: Chat, path: Path) -> None:
         self.chat, self.path = chat, path
         self._lock = Lock()
+        self._counted: frozenset[str] = frozenset()  # an answer that two scores need is paid for once
         self._kept: dict[str, _Kept] = {}
         with suppress(OSError, msgspec.MsgspecError):  # no answers yet, or a file that is none of ours: ask
             self._kept = msgspec.json.decode(path.read_bytes(), type=_File).answers
@@ -165,8 +166,9 @@ class _Notes:
         digest = self._digest(messages)
         with self._lock:
             kept = self._kept.get(digest)
+            known, self._counted = digest in self._counted, self._counted | {digest}
         if kept is not None:
-            return read(kept.content), kept.cost
+            return read(kept.content), Cost() if known else kept.cost
         cost, reason = Cost(), ""
         for _ in range(_READ_TRIES):
             try:
