@@ -158,13 +158,12 @@ def _scatter(
     codes: Sparse, p: Parameters, centred: ndarray, error: ndarray, gradients: Parameters, penalty: float
 ) -> None:
     """Add the gradients that flow through some codes, but for the decoder bias's own."""
-    slope = np.empty(len(codes.values), np.float32)
-    sparse.code_gradient(codes.indptr, codes.indices, error, p.decoder.numpy(), np.float32(penalty), slope)
     starts, tokens, places = sparse.by_latent(codes.indptr, codes.indices, len(p.b_enc))
-    sparse.weight_gradient(starts, tokens, places, codes.values, error, gradients.decoder.numpy())
-    sparse.weight_gradient(starts, tokens, places, slope, centred, gradients.encoder.numpy())
-    bias = np.zeros(len(p.b_enc), np.float32)
-    sparse.latent_sums(starts, places, slope, bias)
+    bias = np.empty(len(p.b_enc), np.float32)
+    sparse.scatter(
+        starts, tokens, places, codes.values, penalty, error, centred,
+        p.decoder.numpy(), gradients.decoder.numpy(), gradients.encoder.numpy(), bias,
+    )  # fmt: skip
     gradients.b_enc += torch.from_numpy(bias)
     gradients.b_dec -= torch.from_numpy(bias) @ p.encoder  # x enters the encoder as x − b_dec
 

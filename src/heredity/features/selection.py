@@ -69,18 +69,24 @@ def _nominated(
 ) -> bool:  # fmt: skip
     """Fill the slots of a chunk of tokens; False if a bound did not hold, so that nothing can be trusted."""
     low = x.bfloat16()
-    norm, error = _measured(x, low, _SUM * x.shape[1])
+    norm, error = _measured(x, low)
+    slack = float((error / np.maximum(norm, np.finfo(np.float32).tiny)).max()) + _SUM * x.shape[1]
+    reach = np.float32(slack) * rounded.norm + np.float32(1.01) * rounded.error
     bits = (low @ rounded.rows.T).view(torch.uint16).numpy()
     bias, rows = layer.bias.numpy(), layer.rows.numpy()
-    fine = first.nominate(
-        start, bits, np.arange(len(bias), dtype=np.int32), bias, rounded.norm, rounded.error,
-        x.numpy(), norm, error, rows,
-    )  # fmt: skip
+    every = np.arange(len(bias), dtype=np.int32)
+    fine = first.nominate(start, bits, every, bias, reach, x.numpy(), norm, rows)
     if second is not None and others is not None:
         fine &= second.nominate(
-            start, bits[:, others], others.astype(np.int32), bias[others], rounded.norm[others],
-            rounded.error[others], x.numpy(), norm, error, rows,
-        )  # fmt: skip
+            start,
+            bits[:, others],
+            others.astype(np.int32),
+            bias[others],
+            reach[others],
+            x.numpy(),
+            norm,
+            rows,
+        )
     return fine
 
 
@@ -90,11 +96,10 @@ _OUTPUT = np.float32(1.01 * 2.0**-8)
 """Half a unit in the last place of a bfloat16."""
 
 
-def _measured(
-    rows: Tensor, low: Tensor, slack: float
-) -> tuple[Float32[ndarray, " n"], Float32[ndarray, " n"]]:
+def _measured(rows: Tensor, low: Tensor) -> tuple[Float32[ndarray, " n"], Float32[ndarray, " n"]]:
+    """Return the norm of every row, and that of the difference to its rounding."""
     norm, error = np.empty(len(rows), np.float32), np.empty(len(rows), np.float32)
-    nominate.rounding(rows.numpy(), low.view(torch.uint16).numpy(), slack, norm, error)
+    nominate.rounding(rows.numpy(), low.view(torch.uint16).numpy(), norm, error)
     return norm, error
 
 
@@ -106,7 +111,7 @@ class _Rounded(Struct, frozen=True):
     @classmethod
     def of(cls, layer: Layer) -> "_Rounded":
         low = layer.rows.bfloat16()
-        return cls(low, *_measured(layer.rows, low, _SUM * layer.rows.shape[1]))
+        return cls(low, *_measured(layer.rows, low))
 
 
 class _Slots(Struct, frozen=True):
@@ -126,13 +131,13 @@ class _Slots(Struct, frozen=True):
         sparse.top_rows(pre, self.indices.shape[1], self.indices[here], self.values[here], self.counts[here])
 
     def nominate(
-        self, start: int, bits: ndarray, latents: ndarray, bias: ndarray, norm: ndarray, error: ndarray,
-        x: ndarray, x_norm: ndarray, x_error: ndarray, rows: ndarray,
+        self, start: int, bits: ndarray, latents: ndarray, bias: ndarray, reach: ndarray, x: ndarray,
+        x_norm: ndarray, rows: ndarray,
     ) -> bool:  # fmt: skip
         here = slice(start, start + len(bits))
         nominated = np.empty(len(bits), np.int64)
         nominate.top_rows(
-            bits, latents, bias, norm, error, x, x_norm, x_error, rows, _OUTPUT, self.indices.shape[1],
+            bits, latents, bias, reach, x, x_norm, rows, _OUTPUT, self.indices.shape[1],
             self.indices[here], self.values[here], self.counts[here], nominated,
         )  # fmt: skip
         return bool((nominated >= 0).all())

@@ -1,11 +1,12 @@
 """The exact k largest of every row of a product that is known only in bfloat16, from bounds of its error.
 
-With x̂, ŵ the roundings of x, w, and v the rounded product, |v + b − (x · w + b)| is at most
+With x̂, ŵ the roundings of x, w, and v the rounded product, |v − x · w| is by Cauchy–Schwarz at most
 
-    ε = ‖x − x̂‖ ‖w‖ + ‖x̂‖ ‖w − ŵ‖ + g ‖x̂‖ ‖w‖ + h |v|
+    ε = ‖x‖ reach(w) + h |v|,    reach(w) = max_x (‖x − x̂‖ / ‖x‖) ‖w‖ + 1.01 ‖w − ŵ‖ + g ‖w‖
 
-by Cauchy–Schwarz; g bounds the sums' own rounding, h the output's. k latents are at least the k-th largest of
-(v + b − ε), so whatever has a smaller v + b + ε is not among the k largest. The rest is computed in float32.
+where g bounds the sums' own rounding, h the output's. k latents are at least the k-th largest of
+(v + b − ε), so whatever has a smaller v + b + ε is not among the k largest. The rest is computed in float32:
+first what must come near the top, then what could still be above the k-th largest of those.
 """
 
 import numpy as np
@@ -15,20 +16,19 @@ from numpy import ndarray
 from heredity.kernels.decode import float_of_bits
 from heredity.kernels.sparse import sift_down
 
-_BLOCK = 32
+_TINY = np.finfo(np.float32).tiny
 _SAFETY = np.float32(1.001)  # for the rounding of the bounds themselves
 
 
 @njit(cache=True, parallel=True, fastmath=True)
-def rounding(rows: ndarray, bits: ndarray, slack: float, norm: ndarray, error: ndarray) -> None:
+def rounding(rows: ndarray, bits: ndarray, norm: ndarray, error: ndarray) -> None:
     """Measure how far rows are from their roundings.
 
     Args:
         rows: float32 [n, d].
         bits: the same rounded to bfloat16, uint16 [n, d].
-        slack: added to `error` in units of the norm.
-        norm: out, float32 [n], ‖row‖.
-        error: out, float32 [n], ‖row − rounded‖ + slack · ‖row‖.
+        norm: out, float32 [n], ‖row‖ or a little more.
+        error: out, float32 [n], ‖row − rounded‖ or a little more.
     """
     for j in prange(rows.shape[0]):
         row, rounded = rows[j], bits[j]
@@ -39,75 +39,13 @@ def rounding(rows: ndarray, bits: ndarray, slack: float, norm: ndarray, error: n
             square += row[c] * row[c]
             off += difference * difference
         norm[j] = _SAFETY * np.sqrt(square)
-        error[j] = _SAFETY * (np.sqrt(off) + np.float32(slack) * np.sqrt(square))
-
-
-@njit(cache=True, fastmath={"contract"}, inline="always")
-def _spread(value, x_error, x_norm, norm, error, output):  # type: ignore[no-untyped-def]
-    return x_error * norm + x_norm * error + output * abs(value)
-
-
-@njit(cache=True, fastmath={"contract"})
-def _guaranteed(
-    bits: ndarray, bias: ndarray, norm: ndarray, error: ndarray, x_error: float, x_norm: float, output: float,
-    strided: ndarray, heap: ndarray,
-) -> float:  # fmt: skip
-    """Return a number that at least k exact values reach, 0 if there may be none; k is the heap's length.
-
-    It is the k-th largest of the lower bounds' maxima over strided groups, in a lane of the loop each.
-    """
-    n, lanes = bits.shape[0], strided.shape[0]
-    strided[:] = 0
-    for start in range(0, n, lanes):
-        for lane in range(min(lanes, n - start)):
-            j = start + lane
-            value = float_of_bits(np.uint32(bits[j]) << np.uint32(16))
-            low = value + bias[j] - _spread(value, x_error, x_norm, norm[j], error[j], output)
-            strided[lane] = low if low > strided[lane] else strided[lane]
-    heap[:] = 0
-    for lane in range(lanes):
-        if strided[lane] > heap[0]:
-            sift_down(heap, strided[lane])
-    return heap[0]
-
-
-@njit(cache=True, fastmath={"contract"})
-def _possible(
-    bits: ndarray, bias: ndarray, norm: ndarray, error: ndarray, x_error: float, x_norm: float, output: float,
-    least: float, out: ndarray,
-) -> int:  # fmt: skip
-    """List the entries that may be positive and reach `least`, ascending; return how many."""
-    n = bits.shape[0]
-    found = 0
-    for start in range(0, n, _BLOCK):
-        stop = min(start + _BLOCK, n)
-        hits = 0
-        for j in range(start, stop):
-            value = float_of_bits(np.uint32(bits[j]) << np.uint32(16))
-            high = value + bias[j] + _spread(value, x_error, x_norm, norm[j], error[j], output)
-            hits += (high >= least) & (high > 0)
-        if hits:
-            for j in range(start, stop):
-                value = float_of_bits(np.uint32(bits[j]) << np.uint32(16))
-                high = value + bias[j] + _spread(value, x_error, x_norm, norm[j], error[j], output)
-                if (high >= least) & (high > 0):
-                    out[found] = j
-                    found += 1
-    return found
-
-
-@njit(cache=True, fastmath={"contract", "reassoc"})
-def _dot(a, b):  # type: ignore[no-untyped-def]
-    total = np.float32(0)
-    for c in range(a.shape[0]):
-        total += a[c] * b[c]
-    return total
+        error[j] = _SAFETY * np.sqrt(off)
 
 
 @njit(cache=True, parallel=True)
 def top_rows(
-    bits: ndarray, latents: ndarray, bias: ndarray, norm: ndarray, error: ndarray,
-    x: ndarray, x_norm: ndarray, x_error: ndarray, rows: ndarray, output: float, k: int,
+    bits: ndarray, latents: ndarray, bias: ndarray, reach: ndarray, x: ndarray, x_norm: ndarray, rows: ndarray,
+    output: float, k: int,
     indices: ndarray, values: ndarray, counts: ndarray, nominated: ndarray,
 ) -> None:  # fmt: skip
     """Write the at most k largest positive entries of each row of x · rowsᵀ + bias, by ascending column.
@@ -115,8 +53,9 @@ def top_rows(
     Args:
         bits: x̂ · ŵ rounded to bfloat16, uint16 [tokens, n].
         latents: the row of `rows` that each column stands for, int32 [n].
-        bias, norm, error: of each column, float32 [n]; the last two as `rounding` measures them.
-        x: float32 [tokens, d_in]; x_norm, x_error: as `rounding` measures them.
+        bias: of each column, float32 [n].
+        reach: float32 [n]; a product is at most x_norm · reach from its rounding, before that is rounded too.
+        x, x_norm: float32 [tokens, d_in], [tokens].
         rows: float32 [d_sae, d_in].
         output: share of a product that rounding it may take away or add.
         k: entries kept per row.
@@ -126,33 +65,102 @@ def top_rows(
     n = bits.shape[1]
     lanes = min(n, max(n // 16, 4 * k))
     for t in prange(bits.shape[0]):
-        heap = np.empty(k, np.float32)
-        possible = np.empty(n, np.int32)
-        least = _guaranteed(
-            bits[t], bias, norm, error, x_error[t], x_norm[t], output, np.empty(lanes, np.float32), heap
-        )
-        found = _possible(bits[t], bias, norm, error, x_error[t], x_norm[t], output, least, possible)
-        exact = np.empty(found, np.float32)
+        low, high = np.zeros(lanes, np.float32), np.empty(n, np.float32)
+        for start in range(0, n, lanes):
+            part = slice(start, min(start + lanes, n))
+            _bound(bits[t, part], bias[part], reach[part], x_norm[t], output, low, high[part])
+        heap = np.zeros(k, np.float32)
+        for lane in range(lanes):
+            if low[lane] > heap[0]:
+                sift_down(heap, low[lane])
+        least = heap[0]  # k exact values are at least as large, or it is 0
+        nominees = _reaching(high, max(least, _TINY))
+        found = nominees.shape[0]
+
+        exact = np.full(found, -1, np.float32)
         heap[:] = 0
-        nominated[t] = found
-        for s in range(found):
-            j = possible[s]
-            product = _dot(x[t], rows[latents[j]])
-            value = float_of_bits(np.uint32(bits[t, j]) << np.uint32(16))
-            if not abs(product - value) <= _spread(value, x_error[t], x_norm[t], norm[j], error[j], output):
-                nominated[t] = -1
-            exact[s] = product + bias[j]
-            if exact[s] > heap[0]:
-                sift_down(heap, exact[s])
+        computed = 0
+        for second in (False, True):
+            for s in range(found):
+                j = nominees[s]
+                v = _product(bits[t, j])
+                spread = _spread(v, x_norm[t], reach[j], output)
+                near = v + bias[j] - spread >= least
+                if second == near or (second and v + bias[j] + spread < heap[0]):
+                    continue
+                product = _dot(x[t], rows[latents[j]])
+                if not abs(product - v) <= spread:
+                    computed = -n
+                computed += 1
+                exact[s] = product + bias[j]
+                if exact[s] > heap[0]:
+                    sift_down(heap, exact[s])
+        nominated[t] = max(computed, -1)
+
         cut = heap[0]
-        room = k
+        room = k  # for those that equal the smallest one kept
         for s in range(found):
             room -= exact[s] > cut
         kept = 0
         for s in range(found):
             if exact[s] > cut or (exact[s] == cut and cut > 0 and room > 0):
                 room -= exact[s] == cut
-                indices[t, kept] = possible[s]
+                indices[t, kept] = nominees[s]
                 values[t, kept] = exact[s]
                 kept += 1
         counts[t] = kept
+
+
+@njit(cache=True, fastmath={"contract"})
+def _bound(
+    bits: ndarray, bias: ndarray, reach: ndarray, x_norm: float, output: float, low: ndarray, high: ndarray
+) -> None:
+    """Write the upper bounds of a stretch of columns; take their lower ones into the largest of each lane."""
+    for j in range(bits.shape[0]):
+        v = _product(bits[j])
+        spread = _spread(v, x_norm, reach[j], output)
+        low[j] = max(low[j], v + bias[j] - spread)
+        high[j] = v + bias[j] + spread
+
+
+@njit(cache=True)
+def _reaching(high: ndarray, least: float) -> ndarray:
+    """Return the places of numbers that reach `least`, ascending; nearly all numbers do not."""
+    n = high.shape[0]
+    marks = np.zeros((n + 7) // 8 * 8, np.uint8)
+    for j in range(n):
+        marks[j] = high[j] >= least
+    words = marks.view(np.uint64)
+    found = 0
+    for word in range(words.shape[0]):
+        if words[word]:
+            for j in range(8 * word, 8 * word + 8):
+                found += marks[j]
+    places = np.empty(found, np.int32)
+    found = 0
+    for word in range(words.shape[0]):
+        if words[word]:
+            for j in range(8 * word, 8 * word + 8):
+                if marks[j]:
+                    places[found] = j
+                    found += 1
+    return places
+
+
+@njit(cache=True, inline="always")
+def _product(bits):  # type: ignore[no-untyped-def]
+    return float_of_bits(np.uint32(bits) << np.uint32(16))
+
+
+@njit(cache=True, fastmath={"contract"}, inline="always")
+def _spread(v, x_norm, reach, output):  # type: ignore[no-untyped-def]
+    """Return ε: a bound of the difference between a product and its rounding v."""
+    return x_norm * reach + output * abs(v)
+
+
+@njit(cache=True, fastmath={"contract", "reassoc"})
+def _dot(a, b):  # type: ignore[no-untyped-def]
+    total = np.float32(0)
+    for c in range(a.shape[0]):
+        total += a[c] * b[c]
+    return total

@@ -130,19 +130,14 @@ def decode_rows(
                 row[c] += value * source[c]
 
 
-@njit(cache=True, parallel=True, fastmath=True)
+@njit(cache=True, parallel=True)
 def code_gradient(
     indptr: ndarray, indices: ndarray, error: ndarray, weight: ndarray, penalty: float, out: ndarray
 ) -> None:
     """out[n] = error[t] · weight[latent] + penalty: the loss's gradient at each code that fires."""
     for t in prange(error.shape[0]):
-        row = error[t]
         for n in range(indptr[t], indptr[t + 1]):
-            source = weight[indices[n]]
-            total = np.float32(0)
-            for c in range(row.shape[0]):
-                total += row[c] * source[c]
-            out[n] = total + penalty
+            out[n] = _dot(error[t], weight[indices[n]]) + penalty
 
 
 @njit(cache=True)
@@ -170,35 +165,46 @@ def by_latent(indptr: ndarray, indices: ndarray, d_sae: int) -> tuple[ndarray, n
     return starts, tokens, places
 
 
-@njit(cache=True, fastmath=True)
-def _gather(
-    start: int, stop: int, tokens: ndarray, places: ndarray, factor: ndarray, rows: ndarray, total: ndarray
-) -> None:
-    """total += Σ factor[place] · rows[token] over the entries of one latent."""
-    for n in range(start, stop):
-        f = factor[places[n]]
-        source = rows[tokens[n]]
-        for c in range(total.shape[0]):
-            total[c] += f * source[c]
-
-
 @njit(cache=True, parallel=True)
-def weight_gradient(
-    starts: ndarray, tokens: ndarray, places: ndarray, factor: ndarray, rows: ndarray, out: ndarray
-) -> None:
-    """out[latent] += Σ factor · rows[token]: a sparse × dense product, one contiguous row at a time."""
-    for j in prange(out.shape[0]):
-        _gather(starts[j], starts[j + 1], tokens, places, factor, rows, out[j])
+def scatter(
+    starts: ndarray, tokens: ndarray, places: ndarray, values: ndarray, penalty: float, error: ndarray,
+    inputs: ndarray, decoder: ndarray, g_decoder: ndarray, g_encoder: ndarray, g_bias: ndarray,
+) -> None:  # fmt: skip
+    """Add the gradients that flow through some codes, latent by latent: every row is read once.
 
-
-@njit(cache=True, parallel=True, fastmath=True)
-def latent_sums(starts: ndarray, places: ndarray, factor: ndarray, out: ndarray) -> None:
-    """out[latent] += Σ factor over the latent's entries."""
-    for j in prange(out.shape[0]):
+    Args:
+        starts, tokens, places: the codes by latent, as `by_latent` returns them.
+        values: the codes by token, float32 [nnz].
+        penalty: gradient of the loss at every code, beside that of the error.
+        error: gradient of the loss at x̂, float32 [tokens, d_in].
+        inputs: of the encoder, float32 [tokens, d_in].
+        decoder: float32 [d_sae, d_in].
+        g_decoder, g_encoder: added to, float32 [d_sae, d_in]: Σ value · error, Σ slope · input.
+        g_bias: out, float32 [d_sae]: Σ slope.
+    """
+    for j in prange(decoder.shape[0]):
         total = np.float32(0)
         for n in range(starts[j], starts[j + 1]):
-            total += factor[places[n]]
-        out[j] += total
+            e = error[tokens[n]]
+            slope = _dot(decoder[j], e) + np.float32(penalty)
+            total += slope
+            _add(values[places[n]], e, g_decoder[j])
+            _add(slope, inputs[tokens[n]], g_encoder[j])
+        g_bias[j] = total
+
+
+@njit(cache=True, fastmath=True)
+def _dot(a, b):  # type: ignore[no-untyped-def]
+    total = np.float32(0)
+    for c in range(a.shape[0]):
+        total += a[c] * b[c]
+    return total
+
+
+@njit(cache=True, fastmath=True)
+def _add(factor, row, total):  # type: ignore[no-untyped-def]
+    for c in range(total.shape[0]):
+        total[c] += factor * row[c]
 
 
 @njit(cache=True, parallel=True, fastmath=True)
