@@ -85,6 +85,7 @@ def quality_curve(
     *,
     ablation: Ablation = "zero",
     batch_tokens: int | None = None,
+    ends: Ends | None = None,
 ) -> list[Quality]:
     """Measure an SAE with several k at evaluation; None is the SAE as trained.
 
@@ -93,7 +94,7 @@ def quality_curve(
         MismatchError: the activations at the site have another width than the SAE.
     """
     saes = [sae if k is None else with_k(sae, k) for k in ks]
-    return qualities(saes, model, stream, site, ablation=ablation, batch_tokens=batch_tokens)
+    return qualities(saes, model, stream, site, ablation=ablation, batch_tokens=batch_tokens, ends=ends)
 
 
 def qualities(

@@ -8,8 +8,9 @@ from typing import Any
 
 import numba
 
+from heredity.atomic import replacing_folder
 from heredity.checkpoint import Checkpoint
-from heredity.errors import CheckpointError, ConfigError, ExtraMissingError, MismatchError
+from heredity.errors import CheckpointError, ConfigError, CorpusError, ExtraMissingError, MismatchError
 
 try:
     import torch
@@ -101,6 +102,24 @@ def tokenizer(path: Path | str) -> Any:
         raise CheckpointError(
             f"{path}: no tokenizer ({first_line(error)})", "copy the tokenizer's files there"
         ) from error
+
+
+def copy_tokenizer(source: str, out: Path) -> None:
+    """Save a ready tokenizer (a folder, or a Hub id that the cache or the network has) into a folder.
+
+    Raises:
+        CorpusError: it is not there.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        ready = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise CorpusError(
+            f"tokenizer {source}: cannot be loaded ({first_line(error)})", "give a folder or a Hub id"
+        ) from None
+    with replacing_folder(out) as folder:
+        ready.save_pretrained(folder)
 
 
 def dtype_of(name: str) -> torch.dtype:

@@ -4,7 +4,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from heredity.atomic import replacing_folder
 from heredity.corpora import (
     Document,
     Splits,
@@ -17,6 +16,7 @@ from heredity.corpora import (
 )
 from heredity.corpora.split import NAMES
 from heredity.errors import CorpusError
+from heredity.models.load import copy_tokenizer
 from heredity.run import Run
 from heredity.studies.features.config import StudyConfig
 
@@ -88,25 +88,6 @@ def _tokenizer(config: StudyConfig, parts: Splits, out: Path) -> None:
         return
     texts = [d.text for d in parts.train if d.domain in config.base.domains]
     train_tokenizer(texts, vocab_size=config.text.vocabulary, out=out)
-
-
-def copy_tokenizer(source: str, out: Path) -> None:
-    """Save a ready tokenizer (a folder, or a Hub id that the cache or the network has) beside the streams.
-
-    Raises:
-        CorpusError: it is not there.
-    """
-    from transformers import AutoTokenizer
-
-    try:
-        ready = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        raise CorpusError(
-            f"tokenizer {source}: cannot be loaded ({str(error).splitlines()[0]})",
-            "give a folder or a Hub id",
-        ) from None
-    with replacing_folder(out) as folder:
-        ready.save_pretrained(folder)
 
 
 def _no_overlap(parts: Splits) -> None:

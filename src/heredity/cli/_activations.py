@@ -1,0 +1,67 @@
+"""What `heredity harvest --site` does."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+from heredity.cli import _options
+from heredity.cli._folders import claim
+from heredity.cli._text import ends_for, stream_of
+
+_CONTEXT = 128
+
+
+def harvest(
+    model: Path, sites: tuple[str, ...], data: tuple[str, ...], out: Path, *, name: str | None,
+    domains: tuple[str, ...], context: int | None, max_tokens: int | None, keep: str,
+    dtype: str, device: str, seed: int, resume: bool, overwrite: bool, as_json: bool, quiet: bool,
+) -> None:  # fmt: skip
+    """Write the activations at some sites for every token of a text: OUT itself for one site, OUT/SITE for several."""
+    from tqdm import tqdm
+
+    from heredity.checkpoint import Checkpoint
+    from heredity.features.harvest import harvest_sites
+    from heredity.features.site import Site
+    from heredity.models.architecture import open_model, skeleton
+
+    checkpoint = Checkpoint.open(str(model))
+    bare = skeleton(checkpoint.path)
+    wanted = list(dict.fromkeys(str(Site.parse(site)) for site in sites))
+    for site in wanted:
+        Site.parse(site).find(bare)  # before a weight is read or a text tokenised
+    marks = ("meta.json", "plan.json", "*/meta.json", "*/plan.json", "tokenizer/tokenizer.json")
+    claim(out, marks=marks, resume=resume, overwrite=overwrite)
+    stream = stream_of(
+        data, checkpoint.path, out, context=context or _CONTEXT, domains=domains, max_tokens=max_tokens, seed=seed
+    )  # fmt: skip
+    live = open_model(checkpoint.path, device=device, dtype=dtype)
+    outs = {site: out if len(wanted) == 1 else out / folder_name(site) for site in wanted}
+    with tqdm(
+        total=stream.n_blocks * stream.context,
+        unit="token",
+        unit_scale=True,
+        disable=not _options.progress(quiet),
+    ) as bar:
+        stores = harvest_sites(
+            live, stream, outs, member=name or checkpoint.name, dtype=keep, ends=ends_for(live, checkpoint.path),
+            progress=bar.update,
+        )  # fmt: skip
+    made: list[dict[str, Any]] = [
+        {
+            "site": site, "store": str(store.path), "tokens": store.n_tokens, "d": store.d, "dtype": keep,
+            "bytes": sum(shard.nbytes for shard in store.shards),
+        }
+        for site, store in stores.items()
+    ]  # fmt: skip
+    lines = [
+        f"{row['store']}: {row['tokens']:,} tokens × {row['d']:,} at {row['site']}, {row['bytes'] / 1e6:,.1f} MB"
+        for row in made
+    ]
+    _options.emit(
+        {"out": str(out), "stream_digest": stream.digest, "stores": made}, as_json=as_json, lines=lines
+    )
+
+
+def folder_name(site: str) -> str:
+    """Name a site's folder: "model.layers.0.mlp:input" → "model.layers.0.mlp-input"."""
+    return re.sub(r"[^\w.-]", "-", site)

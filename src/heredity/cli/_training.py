@@ -1,0 +1,157 @@
+"""What `heredity train` does: settings divided between the SAE and its training, a diary, a checkpoint."""
+
+import importlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from heredity.atomic import write_bytes
+from heredity.cli._overrides import overrides
+from heredity.errors import ConfigError, MismatchError
+from heredity.family import plain
+from heredity.features.sae import SAE, Variant, load, variants
+from heredity.features.store import ActivationStore
+from heredity.features.train import Training
+from heredity.features.train import train as train_sae
+
+_LOG_EVERY = 50
+_PER_WIDTH = 8  # latents per activation, unless d_sae is set
+_LEAST_TOKENS = 2_000_000  # trained on, unless tokens is set
+
+
+class Job(Struct, frozen=True):
+    """What to train on what."""
+
+    stores: tuple[ActivationStore, ...]
+    variant: Variant
+    training: Training
+    start: SAE | None
+
+    @property
+    def training_plain(self) -> dict[str, Any]:
+        """The training's settings as plain values."""
+        values: dict[str, Any] = msgspec.to_builtins(self.training)
+        return values
+
+
+def kind_named(name: str) -> type[Variant]:
+    """Return the variant of a name, as in `--variant topk`.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    if name not in variants():
+        raise ConfigError(f"no SAE variant {name!r}", f"variants: {', '.join(variants())}")
+    module = importlib.import_module(f"heredity.features.sae.{name}")
+    return next(
+        value
+        for value in vars(module).values()
+        if isinstance(value, type) and issubclass(value, Variant) and value.__module__ == module.__name__
+    )
+
+
+def listed() -> tuple[dict[str, Any], list[str]]:
+    """Describe every variant, and the settings of the training: as plain values, and as lines."""
+    found: dict[str, Any] = {}
+    lines: list[str] = []
+    for name, kind in [*((name, kind_named(name)) for name in variants()), ("training", Training)]:
+        fields = {
+            field.encode_name: None if field.required else field.default
+            for field in msgspec.structs.fields(kind)
+        }
+        about = str(kind.__doc__).strip().splitlines()[0]
+        found[name] = {"about": about, "settings": fields}
+        shown = (key if value is None else f"{key}={value}" for key, value in fields.items())
+        lines += [f"{name}: {about}", f"    {', '.join(shown)}"]
+    return found, lines
+
+
+def plan(stores: Sequence[Path], variant: str, start: Path | None, settings: Sequence[str]) -> Job:
+    """Open the stores and check every setting before any work.
+
+    Raises:
+        ConfigError: no such variant or setting, or a value out of range.
+        MismatchError: several stores for a variant of one member.
+        StoreError: a store is unfinished or damaged.
+    """
+    opened = tuple(ActivationStore.open(path) for path in stores)
+    kind = kind_named(variant)
+    joint = "members" in kind.__struct_fields__  # a crosscoder is over several members
+    if len(opened) > 1 and not joint:
+        raise MismatchError(
+            f"{variant} is trained on one store, {len(opened)} are given",
+            "give one, or use --variant crosscoder",
+        )
+    of_training = set(Training.__struct_fields__)
+    of_kind = set(kind.__struct_fields__) - ({"members"} if joint else set())
+    own: dict[str, Any] = {"d_sae": _PER_WIDTH * opened[0].d}
+    rest: dict[str, Any] = {"tokens": max(_LEAST_TOKENS, opened[0].n_tokens)}
+    for key, value in overrides(settings).items():
+        name = key.removeprefix("training.")
+        if key in of_kind:
+            own[key] = value
+        elif name in of_training:
+            rest[name] = value
+        else:
+            raise ConfigError(
+                f"--set {key}: no such setting of {variant} or its training",
+                f"settings: {', '.join(sorted(of_kind))}; {', '.join(Training.__struct_fields__)}",
+            )
+    if joint:
+        own["members"] = [store.meta.member for store in opened]
+    if isinstance(rest["tokens"], int):  # a short training revives its dead latents sooner
+        rest = {
+            "dead_after_tokens": min(100_000, max(1, rest["tokens"] // 10)),
+            "resample_every_tokens": min(500_000, max(1, rest["tokens"] // 6)),
+        } | rest
+    try:
+        made = msgspec.convert({"type": kind.__name__, **own}, kind)
+        training = msgspec.convert(rest, Training)
+    except msgspec.ValidationError as error:
+        raise ConfigError(
+            f"--set for {variant}: {plain(error)}", "`heredity train --variants` lists the settings"
+        ) from None
+    return Job(opened, made, training, None if start is None else load(start))
+
+
+def train(job: Job, out: Path, *, seed: int, device: str, progress: bool) -> tuple[SAE, list[dict[str, Any]]]:
+    """Train, or go on from OUT's checkpoint; return the SAE and the rows of its history."""
+    diary = out / "history.json"
+    before = msgspec.json.decode(diary.read_bytes()) if diary.exists() else []
+    history: list[dict[str, Any]] = []
+
+    def log(values: dict[str, Any]) -> None:
+        if not history and before:  # resumed: keep what the diary has from before the checkpoint
+            history.extend(row for row in before if row["step"] < values["step"])
+            before.clear()
+        if values["step"] % _LOG_EVERY == 0 or values["step"] == job.training.steps:
+            history.append(values)
+            write_bytes(diary, msgspec.json.encode(history))
+
+    out.mkdir(parents=True, exist_ok=True)
+    checkpoint = out / "checkpoint.safetensors"
+    asked = {"variant": job.variant, "training": job.training, "seed": seed}
+    write_bytes(out / "plan.json", msgspec.json.encode(asked))
+    if "members" in job.variant.__struct_fields__:
+        from heredity.features.crosscoding import train_crosscoder
+
+        sae = train_crosscoder(
+            job.variant, job.stores, job.training, seed=seed, checkpoint=checkpoint, callback=log, device=device,
+            progress=progress,
+        )  # fmt: skip
+    else:
+        sae = train_sae(
+            job.variant, job.stores[0], job.training, seed=seed, start=job.start, checkpoint=checkpoint, callback=log,
+            device=device, progress=progress,
+        )  # fmt: skip
+    return sae, history or before
+
+
+def finish(out: Path, history: list[dict[str, Any]]) -> None:
+    """Remove what only an unfinished training needs; the history stays."""
+    write_bytes(out / "history.json", msgspec.json.encode(history))
+    for name in ("checkpoint.safetensors", "plan.json"):
+        (out / name).unlink(missing_ok=True)
