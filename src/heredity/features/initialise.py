@@ -5,6 +5,7 @@ became of latent i of the parent, and no longer a seed of its own.
 """
 
 from hashlib import blake2b
+from typing import Any
 
 import numpy as np
 import torch
@@ -146,7 +147,7 @@ def warm_parameters(start: SAE, variant: Variant, store: Activations, scale: flo
     )
 
 
-def origin(start: SAE) -> dict[str, str | int]:
+def origin(start: SAE) -> dict[str, Any]:
     """Return what records of a warm start keep of the SAE it began with."""
     digest = blake2b(digest_size=8)
     for value in (start.W_enc, start.W_dec, start.b_enc, start.b_dec, *start.extra.values()):

@@ -128,7 +128,7 @@ def train(
                     f"the loss is not finite at step {state.step}",
                     "lower the learning rate",
                 )
-            if training.resample_every_tokens and variant.aux_k == 0:
+            if variant.aux_k == 0 and not isinstance(variant, Extended):
                 _resample(variant, training, state, store, seed)
             if callback:
                 callback(metrics)

@@ -49,6 +49,12 @@ class Variant(Struct, frozen=True, kw_only=True, tag=True):
     architecture: ClassVar[str]
     """The name of the variant in SAELens' cfg.json."""
 
+    reads_foreign: ClassVar[bool] = True
+    """Whether other tools' files of this architecture are read as this variant."""
+
+    has_b_enc: ClassVar[bool] = True
+    """Whether files of this architecture hold `b_enc`; it is 0 where they do not."""
+
     d_sae: int
 
     @abstractmethod

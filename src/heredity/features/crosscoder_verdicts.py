@@ -1,0 +1,138 @@
+"""What a crosscoder says of an edge beside what correlation says: two methods, one question.
+
+Correlation judges the latents of two SAEs trained apart (verdicts.py); a crosscoder sees both members at once
+(crosscoding.py). Each latent of a member's SAE is paired with the crosscoder's latent that correlates best with
+it over the same stream; *persists* should meet *both*, *disappears* "parent only", *emerges* "child only".
+"""
+
+import numpy as np
+import polars as pl
+from jaxtyping import Int64
+from msgspec import Struct
+from numpy import ndarray
+
+from heredity.errors import MismatchError
+from heredity.features.codes import Codes
+from heredity.features.correlate import correlate
+from heredity.features.verdicts import Comparison, Side, Tracking
+
+EXPECTED = {"persists": "both", "disappears": "parent only", "emerges": "child only"}
+"""The crosscoder's word for each of correlation's."""
+
+
+def against_correlation(
+    table: pl.DataFrame,
+    crosscoder: Codes,
+    edge: tuple[str, str],
+    codes: tuple[Codes, Codes],
+    comparison: Comparison,
+    settings: Tracking,
+) -> pl.DataFrame:
+    """Count how the verdicts of both methods meet on one edge.
+
+    Args:
+        table: `crosscoder_table` of a crosscoder over both ends, and perhaps others.
+        crosscoder: its codes over the shared stream.
+        edge: parent and child.
+        codes: of the parent's and of the child's SAE over the same stream.
+        comparison: of these two.
+        settings: a pair needs r ≥ τ and `min_joint` joint firings, as a match does.
+
+    Returns:
+        one row per pair of words: member (whose latents are counted), correlation (persists | disappears |
+        emerges | undecided), crosscoder (both | parent only | child only | neither | graded | shrunk |
+        decoupled | rare | unpaired), count, share of the member's latents with that word of correlation.
+
+    Raises:
+        MismatchError: codes over different streams, or a table of another crosscoder.
+    """
+    if len(table) != crosscoder.d_sae:
+        raise MismatchError(
+            f"the table has {len(table)} latents, the crosscoder's codes {crosscoder.d_sae}",
+            "give the table and the codes of one crosscoder",
+        )
+    words = np.array([*_words(table, edge), "unpaired"])
+    ends = (
+        (edge[0], codes[0], comparison.parent, "disappears"),
+        (edge[1], codes[1], comparison.child, "emerges"),
+    )
+    parts = []
+    for member, own, side, gone in ends:
+        pair = _pairs(own, crosscoder, settings)
+        judged = np.flatnonzero(side.eligible)
+        parts.append(
+            pl.DataFrame(
+                {"correlation": _judged(side, gone)[judged], "crosscoder": words[pair[judged]]},
+                schema={"correlation": pl.String, "crosscoder": pl.String},
+            ).select(pl.lit(member).alias("member"), pl.all())
+        )
+    keys = ["member", "correlation", "crosscoder"]
+    counts = pl.concat(parts).group_by(keys, maintain_order=True).len("count")
+    order = [pl.col("member") == edge[1], *keys[1:]]
+    share = pl.col("count") / pl.col("count").sum().over(keys[:2])
+    return counts.with_columns(pl.col("count").cast(pl.Int64), share.alias("share")).sort(order)
+
+
+class Agreement(Struct, frozen=True, kw_only=True):
+    """Latents on which both methods decide, and how often they say the same.
+
+    Attributes:
+        n: latents that correlation decides and whose partner is in both, in the parent or in the child only.
+        agree: share of them on which the methods say the same; null without any.
+        chance: the share expected if their words were independent.
+        kappa: (agree − chance) / (1 − chance), Cohen's κ; null where one word is all there is.
+    """
+
+    n: int
+    agree: float | None
+    chance: float | None
+    kappa: float | None
+
+
+def agreement(meeting: pl.DataFrame) -> Agreement:
+    """Summarise a table of `against_correlation`."""
+    expected = pl.col("correlation").replace_strict(EXPECTED, default=None)
+    decided = meeting.filter(pl.col("crosscoder").is_in(list(EXPECTED.values()))).with_columns(word=expected)
+    decided = decided.drop_nulls("word")
+    n = int(decided["count"].sum())
+    if n == 0:
+        return Agreement(n=0, agree=None, chance=None, kappa=None)
+    agree = int(decided.filter(pl.col("word") == pl.col("crosscoder"))["count"].sum()) / n
+    chance = 0.0
+    for word in EXPECTED.values():
+        one = int(decided.filter(pl.col("word") == word)["count"].sum())
+        other = int(decided.filter(pl.col("crosscoder") == word)["count"].sum())
+        chance += one * other / n**2
+    kappa = (agree - chance) / (1 - chance) if chance < 1 else None
+    return Agreement(n=n, agree=agree, chance=chance, kappa=kappa)
+
+
+def _words(table: pl.DataFrame, edge: tuple[str, str]) -> list[str]:
+    """Return the crosscoder's word on every latent, for one edge."""
+    out = []
+    for verdict, owners in zip(table["verdict"], table["owners"], strict=True):
+        if verdict not in ("shared", "exclusive"):
+            out.append(str(verdict))
+            continue
+        has = edge[0] in owners, edge[1] in owners
+        out.append(
+            {(True, True): "both", (True, False): "parent only", (False, True): "child only"}.get(
+                has, "neither"
+            )
+        )
+    return out
+
+
+def _judged(side: Side, gone: str) -> ndarray:
+    return np.select([side.persists, side.disappears], ["persists", gone], "undecided")
+
+
+def _pairs(own: Codes, crosscoder: Codes, settings: Tracking) -> Int64[ndarray, " latents"]:
+    """Return the crosscoder's latent that matches each latent, −1 (the last word) where none does."""
+    best = correlate(
+        own, crosscoder, top=settings.top, threshold=settings.tau, count_from=settings.tau
+    ).forward
+    enough = (best.r >= settings.tau) & (best.joint >= settings.min_joint)
+    first = enough.argmax(axis=1)
+    latent = best.latent[np.arange(len(first)), first].astype(np.int64)
+    return np.where(enough.any(axis=1), latent, -1)
