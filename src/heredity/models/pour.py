@@ -3,7 +3,7 @@
 The sum is the merge's own kernel (float32, members in order), so a poured point and a written one agree.
 """
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 
 import numpy as np
 import torch
@@ -14,13 +14,20 @@ from heredity.errors import MismatchError
 from heredity.point import Point, weighted
 
 
-def pour(point: Point, checkpoints: Mapping[str, Checkpoint], model: nn.Module) -> None:
+def pour(
+    point: Point,
+    checkpoints: Mapping[str, Checkpoint],
+    model: nn.Module,
+    *,
+    only: Container[str] | None = None,
+) -> None:
     """Set a model's parameters to a point of its family, in place.
 
     Args:
         point: coefficients over the raw weights of members.
         checkpoints: the members by name; each must hold every tensor of the point.
         model: a live model of the same architecture, on any device and in any floating dtype.
+        only: names of the parameters to set, as the members have them; None sets all.
 
     Raises:
         MismatchError: a parameter has no tensor in the members, or another shape.
@@ -50,6 +57,8 @@ def pour(point: Point, checkpoints: Mapping[str, Checkpoint], model: nn.Module) 
                     "pour members of the model's own architecture",
                 )
             storages[parameter.data_ptr()] = name
+            if only is not None and name not in only:
+                continue
             _fill(parameter, point, checkpoints, name, info.size)
 
 

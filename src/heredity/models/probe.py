@@ -17,6 +17,7 @@ import msgspec
 import numpy as np
 from jaxtyping import Float, Float32, Float64, Int64
 from numpy import ndarray
+from threadpoolctl import threadpool_limits
 
 from heredity.errors import ConfigError, StoreError
 from heredity.models.batches import Encoded, EncodedTask, in_order
@@ -139,7 +140,8 @@ def fit_head(
     converged = True
     for strength in strengths:
         model.C = strength
-        with warnings.catch_warnings(record=True) as said:
+        # one thread: small products, and bits that do not depend on the number of threads
+        with threadpool_limits(1), warnings.catch_warnings(record=True) as said:
             warnings.simplefilter("always")
             model.fit(x_train, y_train)
         converged &= not any(issubclass(warning.category, ConvergenceWarning) for warning in said)

@@ -1,0 +1,262 @@
+"""The ground: a family over one live model, into which any place is poured and measured, once.
+
+    ground = Ground.open(Family.load("family.toml"), metrics=[Generalised(task)], folder=Path("runs/region"))
+    table = ground.measure([at("middle", ("a", "b"), [0.5, 0.5])])
+
+Only the tensors that some member moved are poured: the model already holds the others. Scores are kept by
+(place, data, metric), so that nothing is measured twice, not even by the next run in the same folder.
+"""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import polars as pl
+from jaxtyping import Float64
+
+from heredity.checkpoint import Checkpoint
+from heredity.coverage import match_names
+from heredity.digests import sha256_of
+from heredity.errors import ConfigError, MismatchError
+from heredity.family import Family
+from heredity.gram import Gram
+from heredity.models.classifier import load_encoder
+from heredity.models.load import load, torch
+from heredity.models.pour import pour
+from heredity.point import Point
+from heredity.regions.evaluations import Evaluations, Score
+from heredity.regions.metrics import Metric, lost, measured
+from heredity.regions.place import Direction, Place, at
+from heredity.seeds import generator
+
+Kind = Literal["encoder", "lm"]
+SCHEMA = {
+    "place": pl.String, "metric": pl.String, "data": pl.String, "loss": pl.Float64, "accuracy": pl.Float64,
+    "n": pl.Int64, "note": pl.String,
+}  # fmt: skip
+
+
+class Ground:
+    """A family, one live model of its architecture, and what was measured.
+
+    Attributes:
+        names: members, the base among them, in the family's order.
+        base: name of the base; where there is none, the first member stands in and `has_base` is False.
+        has_base: whether the family has a base.
+        model: the live model; overwritten.
+        checkpoints: members by name, with the live model's names of tensors.
+        gram: inner products of the task vectors over all tensors of the live model.
+        moved: names of the tensors that some member moved.
+        evaluations: what was measured.
+    """
+
+    def __init__(
+        self, checkpoints: Mapping[str, Checkpoint], model: Any, gram: Gram, *, base: str, has_base: bool,
+        evaluations: Evaluations,
+    ) -> None:  # fmt: skip
+        self.checkpoints, self.model, self.gram = dict(checkpoints), model, gram
+        self.names, self.base, self.has_base = tuple(checkpoints), base, has_base
+        self.evaluations = evaluations
+        self.moved = tuple(
+            n for n, t in gram.tensors.items() if float(np.diagonal(t.deltas).max(initial=0)) > 0
+        )
+        self._total = gram.total()["all"].deltas
+        self._identities: dict[str, str] = {}
+        self._whole = True  # what no member moved is as the base has it
+
+    @classmethod
+    def open(
+        cls,
+        family: Family,
+        *,
+        kind: Kind,
+        folder: Path | None = None,
+        members: Sequence[str] | None = None,
+        device: str = "cpu",
+        dtype: str = "float32",
+    ) -> "Ground":
+        """Open a family.
+
+        Args:
+            family: base and members of one architecture.
+            kind: "encoder" (without a head) or "lm".
+            folder: where the Gram matrix and the scores are kept; None keeps nothing.
+            members: names to open; all by default. The base is always opened.
+            device: torch device of the live model.
+            dtype: of its weights.
+
+        Raises:
+            MismatchError: a member lacks a tensor of the model, or has it in another shape.
+            CheckpointError: a member cannot be opened, or holds NaN or infinity.
+        """
+        chosen = [m.name for m in family.members if members is None or m.name in members]
+        base = family.base.name if family.base else chosen[0]
+        names = list(dict.fromkeys([base, *chosen]))
+        opened = {name: family.checkpoint(name) for name in names}
+        source = opened[base].path
+        model = load_encoder(source, device=device, dtype=dtype) if kind == "encoder" else load(
+            source, device=device, dtype=dtype
+        )  # fmt: skip
+        wanted = _tensor_names(model)
+        views = {name: _view(name, checkpoint, wanted, model) for name, checkpoint in opened.items()}
+        if len(views) > 1:
+            gram = Gram.compute(
+                views, reference=base, members=[n for n in names if n != base], include_head=True,
+                store=None if folder is None else folder / "gram.safetensors",
+            )  # fmt: skip
+        else:
+            raise ConfigError(
+                f"family {family.name} has one member ({base})", "ground lies between two models or more"
+            )
+        evaluations = Evaluations(None if folder is None else folder / "evaluations.jsonl")
+        return cls(views, model, gram, base=base, has_base=family.base is not None, evaluations=evaluations)
+
+    @property
+    def members(self) -> tuple[str, ...]:
+        """Names without the base, if there is one."""
+        return tuple(name for name in self.names if not (self.has_base and name == self.base))
+
+    def member(self, name: str) -> Place:
+        """Return the place of a member."""
+        return at(name, [name], [1.0])
+
+    def products(self, names: Sequence[str]) -> Float64[np.ndarray, "n n"]:
+        """Return the inner products of task vectors from the base, whose own is zero.
+
+        Raises:
+            ConfigError: no such member.
+        """
+        every = (self.base, *self.gram.members)
+        for name in names:
+            if name not in every:
+                raise ConfigError(f"{name!r} is not a member", f"members: {', '.join(every)}")
+        rows = [every.index(name) for name in names]
+        padded = np.pad(self._total, ((1, 0), (1, 0)))
+        return np.asarray(padded[np.ix_(rows, rows)])
+
+    def norms(self, names: Sequence[str] | None = None) -> Float64[np.ndarray, " n"]:
+        """Return the norms of task vectors, of all members by default."""
+        diagonal = np.diagonal(self.products(self.members if names is None else names))
+        return np.sqrt(np.maximum(diagonal, 0.0))
+
+    def measure(
+        self,
+        places: Sequence[Place],
+        metrics: Sequence[Metric],
+        *,
+        say: Callable[[str], None] = lambda _: None,
+    ) -> pl.DataFrame:
+        """Measure every place by every metric, what is not known yet.
+
+        Returns:
+            A row for each place and set of data, in order: place, metric, data, loss, accuracy, n, note.
+
+        Raises:
+            ConfigError: two places have one name.
+        """
+        if len({place.name for place in places}) < len(places):
+            raise ConfigError("two places have one name", "names of places must differ")
+        rows = []
+        for number, place in enumerate(places):
+            scores = self.score(place, metrics)
+            for metric, found in zip(metrics, scores, strict=True):
+                rows += [(place.name, metric.name, s.data, s.loss, s.accuracy, s.n, s.note) for s in found]
+            say(f"{place.name} ({number + 1} of {len(places)})")
+        return pl.DataFrame(rows, schema=SCHEMA, orient="row")
+
+    def score(self, place: Place, metrics: Sequence[Metric]) -> list[list[Score]]:
+        """Return the scores of one place by each metric; what is known is not measured again."""
+        key = place.digest(self.identities(place.point.members))
+        keys = [sha256(f"{key} {metric.digest}".encode()).hexdigest()[:32] for metric in metrics]
+        trouble: str | None = None
+        poured = False
+        for metric, name in zip(metrics, keys, strict=True):
+            if name in self.evaluations:
+                continue
+            start = time.perf_counter()
+            if not poured:
+                trouble, poured = self.pour(place), True
+            found = lost(metric, trouble) if trouble else measured(metric, self.model, place)
+            self.evaluations.add(name, found, seconds=time.perf_counter() - start)
+        return [self.evaluations[name] for name in keys]
+
+    def pour(self, place: Place) -> str | None:
+        """Make the live model the model of a place; return what is not finite in it, or None."""
+        affine = _is_affine(place.point)
+        only = frozenset(self.moved) if affine and self._whole else None
+        with np.errstate(over="ignore", invalid="ignore"):  # what overflows is found and named below
+            pour(place.point, self.checkpoints, self.model, only=only)
+            self._whole = affine
+            if place.direction is not None:
+                self._step(place.direction)
+        changed = only or frozenset(self.checkpoints[self.base].tensors)
+        with torch.no_grad():
+            for name, parameter in self.model.named_parameters():
+                if name in changed and not bool(torch.isfinite(parameter).all()):
+                    return f"weights of {name} are not finite"
+        return None
+
+    def identities(self, members: Sequence[str]) -> dict[str, str]:
+        """Return a digest of each member's weights; files are read once at most."""
+        for name in members:
+            if name not in self._identities:
+                checkpoint = self.checkpoints[name]
+                files = [*checkpoint.files, *sorted(checkpoint.path.glob("adapter_config.json"))]
+                self._identities[name] = sha256(" ".join(map(sha256_of, files)).encode()).hexdigest()
+        return self._identities
+
+    def _step(self, direction: Direction) -> None:
+        shapes = {name: self.checkpoints[self.base].info(name).shape for name in self.moved}
+        square = sum(_xavier(shape) ** 2 * float(np.prod(shape)) for shape in shapes.values())
+        factor = direction.length / np.sqrt(square)
+        with torch.no_grad():
+            for name, parameter in self.model.named_parameters():
+                if name not in shapes:
+                    continue
+                size = int(np.prod(shapes[name], dtype=np.int64))
+                rng = generator(direction.seed, "direction", direction.name, name)
+                draws = rng.standard_normal(size, np.float32)
+                # each tensor has its expected norm exactly: the whole has `length`
+                scale = (
+                    factor * _xavier(shapes[name]) * np.sqrt(size) / np.linalg.norm(draws.astype(np.float64))
+                )
+                noise = torch.from_numpy(draws * np.float32(scale)).view(parameter.shape)
+                parameter.add_(noise.to(parameter.device, parameter.dtype))
+
+
+def _xavier(shape: tuple[int, ...]) -> float:
+    """Standard deviation by Glorot & Bengio 2010; a vector counts as a matrix of one column."""
+    rows, columns = (*shape, 1, 1)[:2]
+    return float(np.sqrt(2 / (rows + columns)))
+
+
+def _is_affine(point: Point) -> bool:
+    rows = point.coefficients.values() if isinstance(point.coefficients, dict) else [point.coefficients]
+    return all(abs(float(row.sum()) - 1) < 1e-9 for row in rows)
+
+
+def _tensor_names(model: Any) -> list[str]:
+    """Return the names of a live model's tensors, each storage once, under its first name."""
+    return [name for name, _ in model.named_parameters()]
+
+
+def _view(member: str, checkpoint: Checkpoint, wanted: Sequence[str], model: Any) -> Checkpoint:
+    names = match_names(list(wanted), list(checkpoint.tensors))
+    missing = [name for name in wanted if name not in names]
+    if missing:
+        raise MismatchError(
+            f"{checkpoint.path}: member {member} lacks {missing[0]} (and {len(missing) - 1} more tensors)",
+            "all members must have the base's architecture",
+        )
+    shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+    for name in wanted:
+        if checkpoint.info(names[name]).shape != shapes[name]:
+            theirs, own = list(checkpoint.info(names[name]).shape), list(shapes[name])
+            raise MismatchError(
+                f"{checkpoint.path}: {names[name]} is {theirs}, the base has {own}",
+                "all members must have the base's architecture and vocabulary",
+            )
+    return checkpoint.renamed(names)
