@@ -17,7 +17,7 @@ from heredity.checkpoint import Checkpoint
 from heredity.errors import CheckpointError, ConfigError, DiskFullError, MismatchError
 from heredity.merging import Merge, merge
 from heredity.merging.output import check_agreed, plan_record
-from heredity.merging.summary import layers_table, tensors_table
+from heredity.merging.tables import layers_table
 from heredity.merging.verify import read_lock, verify
 from heredity.point import weighted
 from heredity.writer import write_checkpoint
@@ -58,7 +58,7 @@ def test_the_folder_holds_config_card_lock_and_recipe(tmp_path: Path) -> None:
     assert 'base_model: ["a", "b"]' in (tmp_path / "out" / "README.md").read_text()
     lock = read_lock(tmp_path / "out")
     assert lock["tensors"]["lm_head.weight"]["t"] == pytest.approx(0.25, abs=0.01)
-    layers = layers_table(tensors_table(lock))
+    layers = layers_table(lock)
     assert layers["layer"].to_list() == [0, 1, 2, None]
     assert layers["tensors"].sum() == len(out.tensors)
     assert not list((tmp_path / "out").glob(".*"))

@@ -5,6 +5,7 @@ import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -47,7 +48,8 @@ def command(
     from heredity.merging.output import check_agreed
     from heredity.merging.recipe import Recipe, asked
     from heredity.merging.resolve import resolve
-    from heredity.merging.summary import layers_table, plan_summary, tensors_table
+    from heredity.merging.summary import plan_summary
+    from heredity.merging.tables import grouped_rows, tensor_rows
     from heredity.merging.verify import read_lock
 
     if not quiet:
@@ -90,17 +92,17 @@ def command(
         ]
         _options.emit({**values, "adapter": facts}, as_json=as_json, lines=lines)
         return
-    layers = layers_table(tensors_table(lock)).to_dicts()
+    sizes = {name: merge.plan.tensors[name].size for name in lock["tensors"]}
+    layers = grouped_rows(tensor_rows(lock, sizes), ("layer",))
     lines = [f"{out}: {merged}, {written / 1e9:.2f} GB", *_table(layers)]
     _options.emit({**values, "layers": layers}, as_json=as_json, lines=lines)
 
 
-def _table(rows: list[dict[str, float | None]]) -> list[str]:
-    columns = (
-        [c for c in rows[0] if c in ("layer", "tensors") or any(row[c] is not None for row in rows)]
-        if rows
-        else []
-    )
+_SHOWN = ("tensors", "t", "cosine", "sign_conflicts", "kept", "explained", "lerp", "averaged")
+
+
+def _table(rows: list[dict[str, Any]]) -> list[str]:
+    columns = ["layer", *(c for c in _SHOWN if any(row[c] for row in rows))] if rows else []
     shown = [["—" if row[c] is None else f"{row[c]:.4g}" for c in columns] for row in rows]
     widths = [max(len(c), *(len(line[i]) for line in shown)) for i, c in enumerate(columns)]
     return [

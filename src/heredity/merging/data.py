@@ -11,7 +11,7 @@ from numpy import ndarray
 
 from heredity.adapter import AdaptedCheckpoint
 from heredity.checkpoint import Checkpoint
-from heredity.errors import ConfigError, MismatchError
+from heredity.errors import ConfigError, MismatchError, StoreError
 from heredity.merging._discovery import name_of
 from heredity.merging._method import DataMethod
 from heredity.merging.lazy import MergedCheckpoint
@@ -30,12 +30,7 @@ def data_blocks(
         ConfigError: there is not one statistics file for each model.
         MismatchError: a statistics file was made of another model.
     """
-    if len(method.statistics) != len(group.inputs):
-        raise ConfigError(
-            f"{name_of(type(method))} needs a statistics file for each of {len(group.inputs)} models, "
-            f"got {len(method.statistics)}",
-            "heredity harvest --input-gram or --fisher makes them",
-        )
+    _check_count(method, group)
     opened = []
     for path, checkpoint in zip(method.statistics, group.inputs, strict=True):
         known = _statistics(path, _changed(Path(path)))
@@ -52,10 +47,36 @@ def data_blocks(
 
 
 def statistics_files(plan: Plan) -> list[Path]:
-    """Return the statistics files that a merge reads, in order, each once."""
-    methods = [method for group in plan.groups for method in group.methods.values()]
-    found = [file for method in methods if isinstance(method, DataMethod) for file in method.statistics]
-    return [Path(file) for file in dict.fromkeys(found)]
+    """Return the statistics files that a merge reads, and those of merges within it, each once.
+
+    Raises:
+        ConfigError: there is not one for each model.
+        StoreError: one is missing.
+    """
+    found: dict[Path, None] = {}
+    for group in plan.groups:
+        for method in dict.fromkeys(group.methods.values()):
+            if isinstance(method, DataMethod):
+                _check_count(method, group)
+                found |= dict.fromkeys(map(Path, method.statistics))
+        for given in group.inputs:
+            if isinstance(given, MergedCheckpoint):
+                found |= dict.fromkeys(statistics_files(given.merge.plan))
+    for file in found:
+        if not file.is_file():
+            raise StoreError(
+                f"{file}: no such statistics file", "heredity harvest --input-gram or --fisher makes it"
+            )
+    return list(found)
+
+
+def _check_count(method: DataMethod, group: Group) -> None:
+    if len(method.statistics) != len(group.inputs):
+        raise ConfigError(
+            f"{name_of(type(method))} needs a statistics file for each of {len(group.inputs)} models, "
+            f"got {len(method.statistics)}",
+            "heredity harvest --input-gram or --fisher makes them",
+        )
 
 
 @lru_cache(maxsize=64)

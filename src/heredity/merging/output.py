@@ -23,6 +23,7 @@ from heredity.errors import CheckpointError, DiskFullError, MismatchError
 from heredity.execute import choose
 from heredity.kernels.encode import encode
 from heredity.merging._open import configured, input_files, location, tokenized
+from heredity.merging.data import statistics_files
 from heredity.merging.engine import Facts, Merge, Target
 from heredity.merging.plan import Plan, output_dtype
 from heredity.tomlfile import to_toml
@@ -113,7 +114,8 @@ def lock_of(
 
 def input_states(merge: Merge) -> dict[Path, FileState]:
     """Return the state of every file that a merge depends on."""
-    return {file: state(file) for c in merge.checkpoints.values() for file in input_files(c)}
+    stored = [file for checkpoint in merge.checkpoints.values() for file in input_files(checkpoint)]
+    return {file: state(file) for file in [*stored, *statistics_files(merge.plan)]}
 
 
 def _is_done(out: Path, job: str) -> bool:

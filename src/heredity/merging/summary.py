@@ -1,13 +1,9 @@
-"""What a merge did and will do, as tables: for every tensor, for every layer; and a plan from headers."""
+"""What a merge will do, from headers only."""
 
 import shutil
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import polars as pl
-
-from heredity.anatomy import kind_of, layer_of
 from heredity.kernels.decode import CODES
 from heredity.merging._blocks import BLOCK
 from heredity.merging._discovery import name_of
@@ -17,35 +13,6 @@ from heredity.merging.engine import Merge
 from heredity.merging.output import planned_tensors
 from heredity.merging.recipe import Recipe
 from heredity.merging.settings import matched_filters
-
-_SCHEMA: dict[str, Any] = {
-    "tensor": pl.String, "layer": pl.Int64, "kind": pl.String, "coefficients": pl.List(pl.Float64),
-    "norms": pl.List(pl.Float64), "cosine": pl.Float64, "t": pl.Float64, "lerp": pl.Boolean,
-    "kept": pl.List(pl.Float64), "sign_conflicts": pl.Float64, "rescaled": pl.List(pl.Float64),
-    "averaged": pl.Boolean,
-}  # fmt: skip
-
-
-def tensors_table(lock: Mapping[str, Any]) -> pl.DataFrame:
-    """Return a row for every merged tensor: coefficients, norms, cosine, t, share kept, sign conflicts.
-
-    Norms and cosine are of the inputs' weights; t is where the result lies between two inputs (0: the first).
-    Columns that a method does not know are null.
-    """
-    rows = [
-        {"tensor": name, "layer": layer_of(name), "kind": kind_of(name), **facts}
-        for name, facts in lock["tensors"].items()
-    ]
-    columns = {name: [row.get(name) for row in rows] for name in _SCHEMA}
-    return pl.DataFrame(columns, schema=_SCHEMA)
-
-
-def layers_table(tensors: pl.DataFrame) -> pl.DataFrame:
-    """Return means by layer (null: outside the layers) of what the tensors' table has as numbers."""
-    lists = [pl.col(name).list.mean().alias(name) for name in ("kept", "rescaled")]
-    numbers = tensors.with_columns(lists).with_columns(pl.col("lerp").fill_null(False).cast(pl.Float64))
-    means = [pl.col(c).mean() for c in ("cosine", "t", "lerp", "kept", "sign_conflicts", "rescaled")]
-    return numbers.group_by("layer").agg(pl.len().alias("tensors"), *means).sort("layer", nulls_last=True)
 
 
 def plan_summary(merge: Merge, recipe: Recipe | None, out: Path | None = None) -> dict[str, Any]:
