@@ -64,6 +64,24 @@ def test_every_table_and_the_page_are_made(first: Run) -> None:
     assert made["sweep"].filter("chosen")["t"].n_unique() == 1
 
 
+def test_latents_have_statistics_effects_and_explanations(first: Run) -> None:
+    made = tables(first)
+    for name in ("latent_statistics", "effects"):
+        assert made[name].group_by("member").len()["len"].to_list() == [96] * 4
+    shown = made["explanations"].select("member", "latent").sort("member", "latent")
+    assert made["measured_effects"].select("member", "latent").sort("member", "latent").equals(shown)
+    assert made["explanations"]["explainer"].unique().to_list() == ["rules"]
+    scores = made["explanations"].drop_nulls("score")
+    assert scores.height + made["explanations"]["failed"].drop_nulls().len() == shown.height
+    assert made["explanation_summary"]["above_null"].min() > 0.5  # type: ignore[operator]
+    assert made["measured_effects"]["measured"].mean() > 0.5  # type: ignore[operator]
+
+
+def test_an_explainer_that_cannot_be_made_is_refused_with_its_place() -> None:
+    with pytest.raises(ConfigError, match=r"unknown explainer 'rulez' - at \$\.explainers\[0\]"):
+        config(explainers=({"name": "rulez"},))
+
+
 def test_the_members_load_with_transformers(first: Run) -> None:
     from heredity.models.load import load, tokenizer
 

@@ -65,9 +65,9 @@ def effects_table(
     observed_null, observed_null_high (mean and 95th percentile of the same with other latents' effects), n_next
     (firings with a next token in their context).
     """
-    following = _following(stream, vocabulary or readout.unembedding.shape[0])
     other = _others(codes, seed, nulls)
     null = readout.effects(decoder[other], vocabulary)
+    following = _following(stream, null.shape[1])
     parts = []
     size = max(1, _CHUNK_NUMBERS // null.shape[1])
     for start in range(0, codes.d_sae, size):

@@ -10,6 +10,7 @@ from msgspec import Meta
 
 from heredity.corpora.documents import CorpusSpec
 from heredity.errors import ConfigError
+from heredity.features.explain import build as build_explainer
 from heredity.features.verdicts import Tracking
 from heredity.models.train import LmTraining
 
@@ -134,6 +135,9 @@ class Tracked(Protocol):
     def highlights(self) -> int: ...
 
     @property
+    def explainers(self) -> tuple[dict[str, Any], ...]: ...
+
+    @property
     def threads(self) -> int: ...
 
     @property
@@ -151,6 +155,7 @@ class StudyConfig(_Settings, frozen=True, kw_only=True):
         name: of the family.
         lineage: how features are matched; the definitions are in docs/features.md.
         highlights: features shown per edge and kind.
+        explainers: how they are put into words: the name and the settings of each explainer.
         threads: of the language models' training, recorded because sums depend on it.
         workers: processes for SAEs; they do not change a number.
     """
@@ -163,6 +168,7 @@ class StudyConfig(_Settings, frozen=True, kw_only=True):
     sae: Sae
     lineage: Tracking = Tracking()
     highlights: Count = 10
+    explainers: tuple[dict[str, Any], ...] = ({"name": "rules"},)
     threads: Count = 2
     workers: Count = 2
 
@@ -293,6 +299,11 @@ def _check(config: StudyConfig, name: str) -> None:
         raise ConfigError(
             f"{name}: the merge's two sides are both {config.merge.left!r} - at $.merge", "name both children"
         )
+    for number, settings in enumerate(config.explainers):
+        try:
+            build_explainer(settings)
+        except ConfigError as error:
+            raise ConfigError(f"{name}: {error.message} - at $.explainers[{number}]", error.hint) from None
     if config.text.validation + config.text.test >= 1:
         raise ConfigError(
             f"{name}: validation and test leave no text to train on - at $.text", "lower the two shares"

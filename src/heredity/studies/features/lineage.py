@@ -48,7 +48,7 @@ def follow(run: Run, config: Tracked, streams: Streams, *, device: str, say: Say
     warnings = [*lineage.warnings, *_unequal(run)]
     run.write_table("warnings", pl.DataFrame({"text": warnings}, schema={"text": pl.String}))
     say("describing features")
-    describe(run, config, streams, lineage)
+    describe(run, config, streams, lineage, decoders, device=device, say=say)
     run.finish_stage("lineage")
 
 

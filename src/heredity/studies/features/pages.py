@@ -1,21 +1,31 @@
 """What features are, for the report: the highlights of every edge, and where latents fire."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 
 import polars as pl
 
 from heredity.features.describe import contexts_table, latents_table
-from heredity.features.explain import explanations_table
 from heredity.features.highlights import highlights_table
 from heredity.features.lineage import Lineage
 from heredity.models.load import tokenizer
 from heredity.run import Run
 from heredity.studies.features.config import Tracked
+from heredity.studies.features.family import Say
+from heredity.studies.features.meaning import Decoder, describe_meaning
 from heredity.studies.features.text import Streams
 
 
-def describe(run: Run, config: Tracked, streams: Streams, lineage: Lineage) -> None:
-    """Choose the highlights and describe latents; write `highlights`, `latents`, `contexts`, `explanations`."""
+def describe(
+    run: Run,
+    config: Tracked,
+    streams: Streams,
+    lineage: Lineage,
+    decoders: Mapping[str, Sequence[Decoder]],
+    *,
+    device: str,
+    say: Say,
+) -> None:
+    """Choose the highlights and describe latents; write `highlights`, `latents`, `contexts` and what they mean."""
     decode = _decoder(streams)
     members = lineage.members
     text, highlights = streams.shared, highlights_table(lineage, streams.shared, each=config.highlights)
@@ -32,8 +42,9 @@ def describe(run: Run, config: Tracked, streams: Streams, lineage: Lineage) -> N
     first = [(members[name][0], latents) for name, latents in shown.items() if latents]
     contexts = [contexts_table(codes, text, decode, latents, seed=0) for codes, latents in first]
     run.write_table("contexts", pl.concat(contexts))
-    rules = [explanations_table(codes, text, decode, latents, seed=run.seed) for codes, latents in first]
-    run.write_table("explanations", pl.concat(rules))
+    codes = {name: own[0] for name, own in members.items()}
+    weights = {name: own[0] for name, own in decoders.items()}
+    describe_meaning(run, config, streams, codes, weights, shown, decode, device=device, say=say)
 
 
 def _shown(highlights: pl.DataFrame) -> list[tuple[str, int]]:
