@@ -35,7 +35,8 @@ class MultiSlerp(SpanMethod, frozen=True, kw_only=True):
                 raise ConfigError("multislerp: the weights sum to zero", "set normalize_weights = false")
             weights /= weights.sum()
         norms = np.sqrt(inner.diagonal())
-        summed = weights / (norms + self.eps)  # Σ w_i u_i, written in the task vectors
+        # Σ w_i u_i, written in the task vectors; one that is zero has no direction, and 1/eps of it would cancel
+        summed = np.where(norms > 0, weights / (norms + self.eps), 0.0)
         length = np.sqrt(max(summed @ inner @ summed, 0.0))
         if length < self.eps:
             if len(weights) > 2 and norms.max() > 0:
