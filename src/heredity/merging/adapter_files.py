@@ -71,7 +71,8 @@ class AdapterFiles:
         for name, cut in self._cut.items():
             delta = self._deltas[name]
             length = norm(delta)
-            error = relative(distance(_rounded(cut, self._dtype or "F32"), delta), length)
+            written = _rounded(cut, self._dtype or "F32")
+            error = 0.0 if written is delta else relative(distance(written, delta), length)
             found[name] = {
                 "coefficients": list(self._changes[name].coefficients), "rank": cut.rank, "norm": length,
                 "relative_error": error,
