@@ -1,3 +1,5 @@
+import sys
+
 import msgspec
 import numpy as np
 import pytest
@@ -236,3 +238,46 @@ def test_activations_that_are_not_finite_are_named(tmp_path):
         np.errstate(all="ignore"),
     ):
         train(TopK(d_sae=8, k=2), write_store(tmp_path / "b", rows, "lua"), SHORT, seed=1, progress=False)
+
+
+@pytest.mark.parametrize(("dense", "dtype"), [(False, "float32"), (False, "bfloat16"), (True, "float32")])
+def test_gradients_of_a_batch_of_several_chunks_equal_autograd(dense, dtype):
+    p = random_parameters(24, 8200, np.linspace(-1, 1, 24), 0)
+    x = torch.from_numpy(generator(1, "x").standard_normal((1_100, 24)).astype(np.float32)) * 2
+    dead = np.arange(8200) % 3 == 0
+    variant, got = TopK(d_sae=8200, k=5, revive=7), p.zeros()
+    seen = add_gradients(variant, p, x, got, dead=dead, dense=dense, dtype=dtype)
+    loss, want = autograd(variant, p, x, 0.0, dead)
+    assert seen.loss == pytest.approx(loss, rel=1e-5)
+    for name, gradient in want.items():
+        scale = float(gradient.abs().max())
+        np.testing.assert_allclose(getattr(got, name), gradient, atol=1e-5 * scale, err_msg=name)
+
+
+def test_a_dtype_found_by_trial_is_recorded_and_kept(planted_dictionary, tmp_path, monkeypatch):
+    store, _, _ = planted_dictionary
+    variant, auto = TopK(d_sae=64, k=3), msgspec.structs.replace(SHORT, dtype="auto")
+    module = sys.modules[train.__module__]
+    monkeypatch.setattr(module, "fastest_dtype", lambda *shape: "bfloat16")
+    whole = train(variant, store, auto, seed=3, progress=False)
+    assert whole.metadata["training"]["dtype"] == "bfloat16"
+
+    def stop(row):
+        if row["step"] == 24:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(variant, store, auto, seed=3, checkpoint=tmp_path / "c", callback=stop, progress=False)
+    monkeypatch.setattr(module, "fastest_dtype", lambda *shape: "float32")  # another mood of the machine
+    again = train(variant, store, auto, seed=3, checkpoint=tmp_path / "c", progress=False)
+    assert again.metadata["training"]["dtype"] == "bfloat16"
+    assert bits(again) == bits(whole)
+    with pytest.raises(MismatchError, match="other settings"):
+        train(variant, store, SHORT, seed=3, checkpoint=tmp_path / "c", progress=False)
+    given = msgspec.structs.replace(SHORT, dtype="bfloat16")
+    assert bits(train(variant, store, given, seed=3, progress=False)) == bits(whole)
+    plain = train(variant, store, SHORT, seed=3, progress=False)
+    assert plain.metadata["training"]["dtype"] == "float32"
+    assert train(L1(d_sae=64, l1=0.1), store, auto, seed=3, progress=False).metadata["training"]["dtype"] == (
+        "float32"
+    )

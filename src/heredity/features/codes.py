@@ -184,6 +184,7 @@ def encode(sae: SAE, store: ActivationStore, *, batch_tokens: int = 4096) -> Cod
             f"{store.path}: activations are {store.d} wide, the SAE's W_enc takes {sae.d_in}",
             "use the SAE of this site",
         )
+    sae = msgspec.structs.replace(sae, W_enc=sae.W_enc.T.contiguous().T)  # once, not for every batch
     parts = [sae.codes(rows) for _, rows in store.batches(batch_tokens)]
     indptr = np.zeros(store.n_tokens + 1, np.int64)
     np.cumsum(np.concatenate([np.diff(p.indptr) for p in parts]), out=indptr[1:])

@@ -13,7 +13,7 @@ def by_rows(
     """Return x rowsᵀ + bias.
 
     On the CPU oneDNN multiplies: torch's default BLAS may know only half of a processor's vector width. It
-    reads transposed views of `rows` as they are; `x` is copied if it is one.
+    reads transposed views of `rows` as they are; `x` is copied if it is one. There is no gradient of it.
     """
     if x.device.type == "cpu" and x.numel() and rows.numel() and _has_onednn():
         product: Tensor = torch.ops.mkldnn._linear_pointwise(x, rows, bias, "none", [], "")

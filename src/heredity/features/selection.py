@@ -5,6 +5,8 @@ bounded for every token and latent, all that could be among the k largest are co
 choice is made among those. The result is that of float32 (where values are told apart by float32 at all).
 """
 
+import time
+
 import numpy as np
 import torch
 from jaxtyping import Float32, Int32, Int64
@@ -61,6 +63,27 @@ def largest_of(
         return codes, None
     found = second.packed()
     return codes, Sparse(found.indptr, others[found.indices].astype(np.int32), found.values)
+
+
+def fastest_dtype(d_in: int, d_sae: int, k: int) -> str:
+    """Return the dtype in which a short trial finds the largest latents of random inputs with less CPU time.
+
+    The answer is a measurement: it may differ between two runs where the two are about equally fast.
+    """
+    draw = torch.Generator().manual_seed(0)
+    width = min(d_sae, _TRIAL_LATENTS)
+    layer = Layer(torch.randn(width, d_in, generator=draw) / d_in**0.5, torch.zeros(width))
+    x = torch.randn(_TRIAL_TOKENS, d_in, generator=draw)
+    seconds: dict[str, list[float]] = {"float32": [], "bfloat16": []}
+    for _ in range(_TRIALS):
+        for dtype, taken in seconds.items():
+            began = time.process_time()
+            largest_of(x, layer, k, dtype=dtype)
+            taken.append(time.process_time() - began)
+    return "bfloat16" if min(seconds["bfloat16"]) < min(seconds["float32"]) else "float32"
+
+
+_TRIAL_LATENTS, _TRIAL_TOKENS, _TRIALS = 4096, 512, 4
 
 
 def _nominated(

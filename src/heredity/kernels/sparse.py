@@ -130,16 +130,6 @@ def decode_rows(
                 row[c] += value * source[c]
 
 
-@njit(cache=True, parallel=True)
-def code_gradient(
-    indptr: ndarray, indices: ndarray, error: ndarray, weight: ndarray, penalty: float, out: ndarray
-) -> None:
-    """out[n] = error[t] · weight[latent] + penalty: the loss's gradient at each code that fires."""
-    for t in prange(error.shape[0]):
-        for n in range(indptr[t], indptr[t + 1]):
-            out[n] = _dot(error[t], weight[indices[n]]) + penalty
-
-
 @njit(cache=True)
 def by_latent(indptr: ndarray, indices: ndarray, d_sae: int) -> tuple[ndarray, ndarray, ndarray]:
     """Turn CSR into feature-major order.

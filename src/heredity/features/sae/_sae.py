@@ -11,7 +11,10 @@ from numpy import ndarray
 from torch import Tensor
 
 from heredity.errors import MismatchError
+from heredity.features.product import by_rows
 from heredity.features.sae._variant import Extended, Sparse, Variant
+from heredity.features.sae.topk import TopK
+from heredity.features.selection import Layer, largest_of
 from heredity.kernels import sparse
 
 
@@ -92,10 +95,14 @@ class SAE(Struct, frozen=True, eq=False, kw_only=True):
 
     def codes(self, x: Float32[ndarray, "tokens d_in"]) -> Sparse:
         """Return the codes of activations, sparse; on the CPU the dense codes are never made."""
-        pre = self.pre(torch.from_numpy(x).to(self.device))
-        if self.device.type == "cpu":
-            return self.variant.activate(pre.numpy(), self.extra)
-        return _sparse(self.variant.activate_dense(pre, self.extra).cpu().numpy())
+        if self.device.type != "cpu":
+            pre = self.pre(torch.from_numpy(x).to(self.device))
+            return _sparse(self.variant.activate_dense(pre, self.extra).cpu().numpy())
+        centred, layer = torch.from_numpy(x) - self.b_dec, Layer(self.W_enc.T.contiguous(), self.b_enc)
+        if isinstance(self.variant, TopK):
+            dtype = self.metadata.get("training", {}).get("dtype", "float32")
+            return largest_of(centred, layer, self.variant.k, dtype=dtype)[0]
+        return self.variant.activate(by_rows(centred, layer.rows, layer.bias).numpy(), self.extra)
 
     def expand(self, codes: Sparse) -> Float32[ndarray, "tokens d_in"]:
         """Return the activations that sparse codes stand for."""
