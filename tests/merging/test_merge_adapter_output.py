@@ -326,6 +326,32 @@ def test_a_disk_that_fills_up_leaves_no_adapter(at: str, root: Path, monkeypatch
     assert len(Checkpoint.open(prepared.save(root / "out", resume=True)).deltas) == 3  # type: ignore[attr-defined]
 
 
+def test_stopped_at_any_rename_there_is_no_adapter_and_it_goes_on(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepared = resolve(Recipe.load(root / "r.toml"))
+    whole = {f.name: f.read_bytes() for f in prepared.save(root / "whole" / "out").iterdir()}
+    real = os.replace
+    for last in range(10):
+        count = 0
+
+        def stopping(*given: Any, last: int = last, **named: Any) -> None:
+            nonlocal count
+            if count == last:
+                raise KeyboardInterrupt
+            count += 1
+            real(*given, **named)
+
+        monkeypatch.setattr(os, "replace", stopping)
+        out = root / f"stopped before {last}" / "out"
+        with pytest.raises(KeyboardInterrupt):
+            prepared.save(out)
+        monkeypatch.setattr(os, "replace", real)
+        assert not (out / "adapter_model.safetensors").exists()
+        prepared.save(out, resume=True)
+        assert {f.name: f.read_bytes() for f in out.iterdir()} == whole
+
+
 def test_a_changed_factor_is_found(root: Path) -> None:
     out = resolve(Recipe.load(root / "r.toml")).save(root / "out")
     factors = read(Checkpoint.open(root / "x" / "adapter_model.safetensors"))

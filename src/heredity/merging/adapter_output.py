@@ -100,14 +100,15 @@ def _is_done(out: Path, job: str, *, resume: bool, overwrite: bool) -> bool:
             f"{out}: the folder is not empty", "add --resume to go on, or --overwrite to replace it"
         )
     lock = out / LOCK
+    ours = lock.exists() and json.loads(lock.read_text(encoding="utf-8")).get("job") == job
     if all((out / name).exists() for name in (LOCK, ADAPTER_CONFIG, WEIGHTS)):
-        if json.loads(lock.read_text(encoding="utf-8")).get("job") == job:
+        if ours:
             shutil.rmtree(out / _STAGING, ignore_errors=True)
             return True
         raise ConfigError(
             f"{out}: was made by another job", "use the same recipe and inputs to resume, or --overwrite"
         )
-    if not (out / _STAGING).exists():
+    if not ours and not (out / _STAGING).exists():
         raise ConfigError(
             f"{out}: holds no unfinished job", "--overwrite replaces it, or choose another output"
         )
