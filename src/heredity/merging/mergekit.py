@@ -15,6 +15,7 @@ from heredity.merging._discovery import names
 from heredity.merging._method import Method
 from heredity.merging.recipe import DTYPES, Recipe, Slice, Source
 from heredity.merging.settings import Setting
+from heredity.merging.tokenizer_files import template_text
 from heredity.merging.tokens import Tokens, read_tokens
 
 _TOP = (
@@ -61,7 +62,7 @@ def parse(content: str, path: Path, overrides: Mapping[str, Any]) -> Recipe:
     return Recipe(
         method=values["merge_method"], slices=slices, base=base, parameters=given,
         dtype=_dtype(values, path), tokenizer=_tokenizer(values, path, reader), donor=base,
-        chat_template=template or None, root=path.parent,
+        chat_template=template_text(template, path.parent) if template else None, root=path.parent,
         notes=tuple(dict.fromkeys(reader.notes)),
     )  # fmt: skip
 

@@ -16,6 +16,7 @@ from heredity.merging import expression
 from heredity.merging._discovery import method as find_method
 from heredity.merging._method import Method, per_model_fields
 from heredity.merging.settings import Setting
+from heredity.merging.tokenizer_files import template_text
 from heredity.merging.tokens import Tokens, read_tokens
 
 _RESERVED = (
@@ -53,7 +54,7 @@ class Recipe(Struct, frozen=True, kw_only=True):
         nested: names → merges whose results are inputs.
         dtype: "F32", "BF16" or "F16" of the result; None keeps each tensor's.
         tokenizer: whose tokens the rows of the result are; None keeps the models' own rows.
-        chat_template: "auto", "chatml", a .jinja file or a template's text; None keeps the tokenizer's.
+        chat_template: its text, or "auto" for the one that most models have; None keeps the tokenizer's.
         donor: whose configuration (and tokenizer) the result gets.
         output: "model", or "adapter" for a LoRA folder where all inputs are adapters of one base.
         rank: the largest rank of such an adapter; None loses nothing.
@@ -140,7 +141,7 @@ class Recipe(Struct, frozen=True, kw_only=True):
             slices = (Slice(sources=tuple(sources)),)
         return cls(
             method=values["method"], slices=slices, base=base, parameters=used, paths=paths, nested=inner,
-            seed=int(values.get("seed", 0)), root=root, notes=notes, **_result(values, where),
+            seed=int(values.get("seed", 0)), root=root, notes=notes, **_result(values, root, where),
         )  # fmt: skip
 
     @property
@@ -322,7 +323,7 @@ def _algebra(
     return Recipe(
         method="linear",
         slices=(Slice(sources=tuple(Source(model=n, parameters={"weight": c}) for n, c in terms.items())),),
-        parameters={"normalize": False}, paths=paths, nested=inner, root=root, **_result(values, where),
+        parameters={"normalize": False}, paths=paths, nested=inner, root=root, **_result(values, root, where),
         notes=(f"linear by the expression {values['expression']}",),
     )  # fmt: skip
 
@@ -341,7 +342,7 @@ def _gradient(value: Any) -> Setting:
     return value
 
 
-def _result(values: Mapping[str, Any], where: str) -> dict[str, Any]:
+def _result(values: Mapping[str, Any], root: Path, where: str) -> dict[str, Any]:
     """Return what a recipe says of the result, besides its weights."""
     dtype, output, rank = values.get("dtype"), values.get("output", "model"), values.get("rank")
     if dtype is not None and dtype not in DTYPES:
@@ -359,7 +360,8 @@ def _result(values: Mapping[str, Any], where: str) -> dict[str, Any]:
     return {
         "dtype": None if dtype is None else DTYPES[dtype],
         "tokenizer": read_tokens(values.get("tokenizer"), f"{where}.tokenizer", _model_name),
-        "chat_template": template, "donor": values.get("donor"), "output": output, "rank": rank,
+        "chat_template": template_text(template, root) if template else None,
+        "donor": values.get("donor"), "output": output, "rank": rank,
     }  # fmt: skip
 
 

@@ -19,7 +19,7 @@ from heredity.merging.lazy import MergedCheckpoint
 from heredity.merging.plan import Group, Plan, aligned, check_count
 from heredity.merging.recipe import Recipe, Slice, Source
 from heredity.merging.settings import Setting, evaluate, in_layer, layer_of
-from heredity.merging.tokenizer_files import chat_template, with_template
+from heredity.merging.tokenizer_files import usual_template, with_template
 
 _DEPTH_KEYS = ("num_hidden_layers", "n_layer", "num_layers", "n_layers")
 
@@ -46,7 +46,7 @@ def resolve(recipe: Recipe) -> Merge:
         groups, changed, tokenizer = join_vocabularies(groups, recipe.base, recipe.tokenizer, opened, notes)
         config |= changed
     if recipe.chat_template is not None:
-        text = chat_template(recipe.chat_template, recipe.root, given, notes)
+        text = usual_template(given, notes) if recipe.chat_template == "auto" else recipe.chat_template
         tokenizer = with_template(tokenizer or tokenized(_stored(donor)), text, notes) if text else tokenizer
     target = Target(
         _stored(donor),
@@ -118,7 +118,7 @@ def _stored(checkpoint: Checkpoint) -> Checkpoint:
     return checkpoint.merge.target.donor if isinstance(checkpoint, MergedCheckpoint) else checkpoint
 
 
-def _ordered(recipe: Recipe, entry: Slice) -> tuple[list[Source], bool]:
+def ordered_sources(recipe: Recipe, entry: Slice) -> tuple[list[Source], bool]:
     """Return a slice's sources with the base first, and whether there is one."""
     sources, base = list(entry.sources), entry.base or recipe.base
     kind = recipe.kind
@@ -138,7 +138,7 @@ def _ordered(recipe: Recipe, entry: Slice) -> tuple[list[Source], bool]:
 
 def _whole(recipe: Recipe, opened: _Models, notes: list[str]) -> tuple[tuple[Group, ...], dict[str, int]]:
     (entry,) = recipe.slices
-    sources, based = _ordered(recipe, entry)
+    sources, based = ordered_sources(recipe, entry)
     models = [opened(source.model) for source in sources]
     inputs = aligned(models, notes, join=recipe.tokenizer is not None)
     depth: dict[str, int] = {}
@@ -167,7 +167,7 @@ def _stack(
     offset = 0
     types: list[Any] = []
     for index, entry in enumerate(recipe.slices):
-        sources, based = _ordered(recipe, entry)
+        sources, based = ordered_sources(recipe, entry)
         spans = [source.layers or (0, 0) for source in sources]
         count = spans[0][1] - spans[0][0]
         if count <= 0 or any(last - first != count for first, last in spans):

@@ -58,34 +58,38 @@ def with_template(source: Path, template: str, notes: list[str]) -> Path:
     return _cached(source, changed, leave_out=("chat_template.json",))
 
 
-def chat_template(wanted: str, root: Path, models: Sequence[Checkpoint], notes: list[str]) -> str | None:
-    """Return the text of a chat template: "auto", "chatml", a .jinja file beside the recipe, or the text itself.
+def template_text(wanted: str, root: Path) -> str:
+    """Return the text of a chat template: "chatml", a .jinja file beside the recipe, or the text itself.
 
-    "auto" is the template that most models have; of equals, the one that comes first.
+    "auto" stays: it depends on the models.
 
     Raises:
         ConfigError: it is none of these.
     """
-    if wanted == "auto":
-        found = Counter(text.strip() for m in models if (text := _own_template(tokenized(m))))
-        if not found:
-            notes.append("no model has a chat template")
-            return None
-        notes.append(f"the chat template of {found.most_common(1)[0][1]} of {len(models)} models")
-        return found.most_common(1)[0][0]
+    if wanted == "auto" or "{" in wanted:
+        return wanted
     if wanted in _BUILT_IN:
         return _BUILT_IN[wanted]
-    if wanted.endswith(".jinja") and "{" not in wanted:
+    if wanted.endswith(".jinja"):
         try:
             return (root / wanted).read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigError(f"{root / wanted}: cannot be read ({error})", "name a Jinja file") from None
-    if "{" not in wanted:
-        raise ConfigError(
-            f"'chat_template' {wanted!r} is not built in",
-            f"give 'auto', {', '.join(map(repr, _BUILT_IN))}, a .jinja file, or the template's text",
-        )
-    return wanted
+    raise ConfigError(
+        f"'chat_template' {wanted!r} is not built in",
+        f"give 'auto', {', '.join(map(repr, _BUILT_IN))}, a .jinja file, or the template's text",
+    )
+
+
+def usual_template(models: Sequence[Checkpoint], notes: list[str]) -> str | None:
+    """Return the chat template that most models have; of equals, the one that comes first; None if none has one."""
+    found = Counter(text.strip() for model in models if (text := _own_template(tokenized(model))))
+    if not found:
+        notes.append("no model has a chat template")
+        return None
+    text, count = found.most_common(1)[0]
+    notes.append(f"chat template of {count} of {len(models)} models")
+    return text
 
 
 def _own_template(folder: Path) -> str | None:
