@@ -49,6 +49,7 @@ def test_every_table_and_the_page_are_made(first: Run) -> None:
         "corpora", "members", "training", "losses", "sweep", "saes", "sae_curve", "edges", "tau_curve", "r_histogram",
         "matches", "flows", "inheritance", "universal", "latents", "highlights", "contexts", "explanations", "findings",
         "matchings", "historical", "consensus", "consensus_latents", "consensus_edges", "consensus_matches",
+        "ablation", "ablation_alike",
     }  # fmt: skip
     assert wanted <= made.keys()
     edges = made["edges"]

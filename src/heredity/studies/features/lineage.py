@@ -15,6 +15,7 @@ from heredity.features.sae._format import load as load_sae
 from heredity.features.tables import edge_tables
 from heredity.models.load import tokenizer
 from heredity.run import Run
+from heredity.studies.features.ablation import remove
 from heredity.studies.features.config import Tracked
 from heredity.studies.features.family import Say
 from heredity.studies.features.members import family_of
@@ -24,9 +25,13 @@ from heredity.studies.features.track import codes_of
 
 
 def follow(run: Run, config: Tracked, streams: Streams, *, device: str, say: Say) -> None:
-    """Compare all members over the shared stream; write every table of the lineage."""
-    if run.done("lineage"):
-        return
+    """Compare all members over the shared stream, then ablate what was matched; write every table of it."""
+    if not run.done("lineage"):
+        _compare(run, config, streams, device=device, say=say)
+    remove(run, config, streams, device=device, say=say)
+
+
+def _compare(run: Run, config: Tracked, streams: Streams, *, device: str, say: Say) -> None:
     run.start_stage()
     codes = codes_of(run, config, streams, device=device)
     members = {name: [codes[name, seed] for seed in range(config.sae.seeds)] for name in config.members}
