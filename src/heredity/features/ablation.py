@@ -122,7 +122,9 @@ _ALIKE = {
 }  # fmt: skip
 
 
-def _drawn(edge: pl.DataFrame, settings: Tracking, draw: np.random.Generator) -> Int64[ndarray, "pairs 2"]:
+def _drawn(
+    edge: pl.DataFrame, settings: Tracking, each: int, draw: np.random.Generator
+) -> Int64[ndarray, "pairs 2"]:
     """Draw pairs that persist: each of the parent's latents with its best partner that counts as a match."""
     kept = (
         edge.filter(
