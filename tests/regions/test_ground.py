@@ -112,12 +112,12 @@ def test_scores_are_kept_and_measured_once(
 ) -> None:
     first = opened(films, tmp_path)
     places = [first.member("a"), centroid(NAMES)]
-    table = first.measure(places, [metric])
+    table = first.measure(places, [metric]).table()
     with (tmp_path / "evaluations.jsonl").open("ab") as file:
         file.write(b'{"key": "cut sho')
     again = opened(films, tmp_path)
     monkeypatch.setattr(again, "pour", None)  # nothing is poured: all is known
-    assert again.measure(places, [metric]).equals(table)
+    assert again.measure(places, [metric]).table().equals(table)
     assert again.score(at("other name", ("a", "b"), [1.0, 0.0]), [metric])[0][0].loss == table["loss"][0]
     with pytest.raises(ConfigError, match="one name"):
         first.measure([places[0], places[0]], [metric])
@@ -125,10 +125,10 @@ def test_scores_are_kept_and_measured_once(
 
 def test_overflow_is_named_and_costs_an_infinite_loss(ground: Ground, metric: Generalised) -> None:
     far = at("far", ("a", "b"), [-1e39, 1e39 + 1])
-    table = ground.measure([far], [metric])
+    table = ground.measure([far], [metric]).table()
     assert table["loss"][0] == np.inf
     assert "are not finite" in table["note"][0]
-    assert np.isfinite(ground.measure([ground.member("b")], [metric])["loss"][0])
+    assert np.isfinite(ground.measure([ground.member("b")], [metric]).loss[0, 0])
 
 
 def test_only_some_tensors_move(ground: Ground) -> None:

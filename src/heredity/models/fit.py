@@ -143,8 +143,8 @@ def outcomes(model: Any, data: Encoded, *, batch: int = 64, dtype: str = "float3
 
 def summary(outcomes: pl.DataFrame) -> tuple[float, float]:
     """Return mean loss and accuracy over all counts."""
-    count = outcomes["count"].sum()
-    return float(outcomes["loss"].sum() / count), float(outcomes["correct"].sum() / count)
+    loss, correct, count = (float(outcomes[name].sum()) for name in ("loss", "correct", "count"))
+    return loss / count, correct / count
 
 
 def trainable(model: Any, config: FineTuning) -> list[str]:

@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numba
@@ -13,7 +14,7 @@ from heredity.checkpoint import Checkpoint
 from heredity.errors import CheckpointError, ConfigError, CorpusError, ExtraMissingError, MismatchError
 
 try:
-    import torch
+    import torch as torch  # taken from here by what needs it first: its absence is named once
     from torch import nn
 except ModuleNotFoundError as error:
     raise ExtraMissingError("work with live models", "models") from error
@@ -27,7 +28,7 @@ def load(
     """Load a causal LM from a Hugging Face folder, in evaluation mode.
 
     Args:
-        path: folder with config.json and safetensors.
+        path: folder with config.json and safetensors; in `allowing_pickles` also with pickled weights.
         device: torch device, e.g. "cpu" or "cuda:0".
         dtype: "float32", "bfloat16" or "float16".
         as_saved: load whatever class config.json names, an encoder with its head for example; tensors that
@@ -40,15 +41,11 @@ def load(
     folder = Path(path)
     if not (folder / "config.json").is_file():
         raise CheckpointError(f"{folder}: no config.json", "give a folder that a model was saved to")
-    if not any(folder.glob("*.safetensors")):
-        raise CheckpointError(
-            f"{folder}: no safetensors file", "only safetensors weights are loaded; pickles are not"
-        )
-    Checkpoint.open(folder)  # checks every size against its file, and names the file and the tensor
-    with quiet_transformers():
+    checkpoint = Checkpoint.open(folder)  # checks every size against its file, names the file and the tensor
+    with quiet_transformers(), _loadable(folder, checkpoint) as whole:
         try:
             model, info = _class(folder, as_saved).from_pretrained(
-                folder, dtype=dtype_of(dtype), local_files_only=True, trust_remote_code=False,
+                whole, dtype=dtype_of(dtype), local_files_only=True, trust_remote_code=False,
                 use_safetensors=True, output_loading_info=True,
             )  # fmt: skip
         except (OSError, ValueError, RuntimeError) as error:
@@ -69,6 +66,19 @@ def load(
             "the weights and the configuration belong to different models",
         )
     return model.to(device_of(device)).eval()
+
+
+@contextmanager
+def _loadable(folder: Path, checkpoint: Checkpoint) -> Iterator[Path]:
+    """Yield a folder for transformers: the model's own, or one of links if its weights were converted."""
+    weights = checkpoint.files[0].parent
+    if weights.resolve() == folder.resolve() or any(folder.glob("*.safetensors")):
+        yield folder
+        return
+    with TemporaryDirectory() as name:
+        for file in [*folder.glob("*config.json"), *weights.iterdir()]:
+            (Path(name) / file.name).symlink_to(file.absolute())
+        yield Path(name)
 
 
 def initialise(config: dict[str, Any], *, seed: int, device: str = "cpu") -> nn.Module:

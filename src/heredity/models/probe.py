@@ -137,18 +137,17 @@ def fit_head(
     x_validation, x_test = ((part - centre) / scale for part in (features.validation, features.test))
     best: tuple[float, float, Float[ndarray, "test classes"]] | None = None
     model: Any = LogisticRegression(solver="lbfgs", tol=_TOLERANCE, max_iter=_ITERATIONS, warm_start=True)
-    converged = True
-    for strength in strengths:
-        model.C = strength
+    with threadpool_limits(1), warnings.catch_warnings(record=True) as said:
         # one thread: small products, and bits that do not depend on the number of threads
-        with threadpool_limits(1), warnings.catch_warnings(record=True) as said:
-            warnings.simplefilter("always")
+        warnings.simplefilter("always")
+        for strength in strengths:
+            model.C = strength
             model.fit(x_train, y_train)
-        converged &= not any(issubclass(warning.category, ConvergenceWarning) for warning in said)
-        loss = float(_losses(_log_chances(model, x_validation, classes), y_validation).mean())
-        if best is not None and loss >= best[0]:
-            break
-        best = loss, strength, _log_chances(model, x_test, classes)
+            loss = float(_losses(_log_chances(model, x_validation, classes), y_validation).mean())
+            if best is not None and loss >= best[0]:
+                break
+            best = loss, strength, _log_chances(model, x_test, classes)
+    converged = not any(issubclass(warning.category, ConvergenceWarning) for warning in said)
     if best is None:
         raise ConfigError("no strength to try", "give at least one")
     losses = _losses(best[2], y_test)

@@ -4,15 +4,23 @@ import base64
 import json
 import math
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import numpy as np
-from jaxtyping import Float32
+import polars as pl
+from jaxtyping import Float32, Float64
 from numpy import ndarray
 
 from heredity.errors import StoreError, naming_full_disk
+from heredity.seeds import generator
+
+SCHEMA = {
+    "place": pl.String, "data": pl.String, "loss": pl.Float64, "accuracy": pl.Float64, "n": pl.Int64,
+    "note": pl.String,
+}  # fmt: skip
 
 
 class Score(msgspec.Struct, frozen=True, eq=False, kw_only=True):
@@ -25,6 +33,7 @@ class Score(msgspec.Struct, frozen=True, eq=False, kw_only=True):
         n: rows or tokens.
         note: what went wrong, or empty.
         losses: of each row (or document), where they are kept.
+        weights: of each loss in the mean: tokens of each document; None counts all alike.
     """
 
     data: str
@@ -33,6 +42,70 @@ class Score(msgspec.Struct, frozen=True, eq=False, kw_only=True):
     n: int
     note: str = ""
     losses: Float32[ndarray, " rows"] | None = None
+    weights: Float32[ndarray, " rows"] | None = None
+
+
+class Measured(msgspec.Struct, frozen=True, eq=False, kw_only=True):
+    """Scores of places on sets of data.
+
+    Attributes:
+        places: names, one for each row.
+        data: names, one for each column.
+        scores: row by row.
+    """
+
+    places: tuple[str, ...]
+    data: tuple[str, ...]
+    scores: tuple[tuple[Score, ...], ...]
+
+    @property
+    def loss(self) -> Float64[ndarray, "places data"]:
+        """Losses, nats; infinite where something was not finite."""
+        return np.array([[score.loss for score in row] for row in self.scores]).reshape(len(self.places), -1)
+
+    @property
+    def accuracy(self) -> Float64[ndarray, "places data"]:
+        """Accuracies; NaN where something was not finite."""
+        return np.array([[score.accuracy for score in row] for row in self.scores]).reshape(
+            len(self.places), -1
+        )
+
+    def of(self, data: Sequence[str]) -> "Measured":
+        """Return the columns of some sets of data, in the order given."""
+        columns = [self.data.index(name) for name in data]
+        return Measured(
+            places=self.places,
+            data=tuple(data),
+            scores=tuple(tuple(row[c] for c in columns) for row in self.scores),
+        )
+
+    def table(self) -> pl.DataFrame:
+        """Give a row for each place and set of data: place, data, loss, accuracy, n, note."""
+        rows = [
+            (place, s.data, s.loss, s.accuracy, s.n, s.note)
+            for place, scores in zip(self.places, self.scores, strict=True)
+            for s in scores
+        ]
+        return pl.DataFrame(rows, schema=SCHEMA, orient="row")
+
+
+def resampled_means(
+    scores: Sequence[Score], draws: int, *, seed: int, name: str
+) -> Float64[ndarray, "draws places"] | None:
+    """Resample the rows of one set of data, the same for all places, and return every place's mean loss.
+
+    Returns:
+        None where a place kept no losses of its rows.
+    """
+    kept = [score.losses for score in scores if score.losses is not None]
+    if len(kept) < len(scores) or not kept:
+        return None
+    losses = np.array(kept, np.float64)
+    n = losses.shape[1]
+    weights = np.ones(n) if scores[0].weights is None else scores[0].weights.astype(np.float64)
+    counts = generator(seed, "resampled rows", name).multinomial(n, np.full(n, 1 / n), size=draws) * weights
+    means: Float64[ndarray, "draws places"] = counts @ losses.T / counts.sum(axis=1, keepdims=True)
+    return means
 
 
 class Evaluations:
@@ -90,16 +163,22 @@ def _plain(score: Score) -> dict[str, Any]:
         "loss": score.loss if math.isfinite(score.loss) else None,
         "accuracy": score.accuracy if math.isfinite(score.accuracy) else None,
     }  # fmt: skip
-    if score.losses is not None:
-        values["losses"] = base64.b64encode(score.losses.astype("<f4").tobytes()).decode()
+    for name in ("losses", "weights"):
+        array = getattr(score, name)
+        if array is not None:
+            values[name] = base64.b64encode(array.astype("<f4").tobytes()).decode()
     return values
 
 
 def _score(values: dict[str, Any]) -> Score:
-    losses = values.get("losses")
+    arrays = {
+        name: np.frombuffer(base64.b64decode(values[name]), "<f4")
+        for name in ("losses", "weights")
+        if name in values
+    }
     return Score(
         data=values["data"], n=int(values["n"]), note=values["note"],
         loss=math.inf if values["loss"] is None else float(values["loss"]),
         accuracy=math.nan if values["accuracy"] is None else float(values["accuracy"]),
-        losses=None if losses is None else np.frombuffer(base64.b64decode(losses), "<f4"),
+        **arrays,
     )  # fmt: skip

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import polars as pl
 from jaxtyping import Float64
 
 from heredity.checkpoint import Checkpoint
@@ -27,16 +26,12 @@ from heredity.models.classifier import load_encoder
 from heredity.models.load import load, torch
 from heredity.models.pour import pour
 from heredity.point import Point
-from heredity.regions.evaluations import Evaluations, Score
+from heredity.regions.evaluations import Evaluations, Measured, Score
 from heredity.regions.metrics import Metric, lost, measured
 from heredity.regions.place import Direction, Place, at
 from heredity.seeds import generator
 
 Kind = Literal["encoder", "lm"]
-SCHEMA = {
-    "place": pl.String, "metric": pl.String, "data": pl.String, "loss": pl.Float64, "accuracy": pl.Float64,
-    "n": pl.Int64, "note": pl.String,
-}  # fmt: skip
 
 
 class Ground:
@@ -119,6 +114,11 @@ class Ground:
         """Names without the base, if there is one."""
         return tuple(name for name in self.names if not (self.has_base and name == self.base))
 
+    @property
+    def tensors(self) -> tuple[str, ...]:
+        """Names of all tensors of the live model."""
+        return tuple(self.checkpoints[self.base].tensors)
+
     def member(self, name: str) -> Place:
         """Return the place of a member."""
         return at(name, [name], [1.0])
@@ -148,24 +148,22 @@ class Ground:
         metrics: Sequence[Metric],
         *,
         say: Callable[[str], None] = lambda _: None,
-    ) -> pl.DataFrame:
+    ) -> Measured:
         """Measure every place by every metric, what is not known yet.
 
-        Returns:
-            A row for each place and set of data, in order: place, metric, data, loss, accuracy, n, note.
-
         Raises:
-            ConfigError: two places have one name.
+            ConfigError: two places, or two sets of data, have one name.
         """
-        if len({place.name for place in places}) < len(places):
-            raise ConfigError("two places have one name", "names of places must differ")
+        data = tuple(name for metric in metrics for name in metric.data)
+        for names, what in (([place.name for place in places], "places"), (data, "sets of data")):
+            twice = next((n for i, n in enumerate(names) if n in names[:i]), None)
+            if twice is not None:
+                raise ConfigError(f"two {what} have one name: {twice}", "names must differ")
         rows = []
         for number, place in enumerate(places):
-            scores = self.score(place, metrics)
-            for metric, found in zip(metrics, scores, strict=True):
-                rows += [(place.name, metric.name, s.data, s.loss, s.accuracy, s.n, s.note) for s in found]
+            rows.append(tuple(score for found in self.score(place, metrics) for score in found))
             say(f"{place.name} ({number + 1} of {len(places)})")
-        return pl.DataFrame(rows, schema=SCHEMA, orient="row")
+        return Measured(places=tuple(place.name for place in places), data=data, scores=tuple(rows))
 
     def score(self, place: Place, metrics: Sequence[Metric]) -> list[list[Score]]:
         """Return the scores of one place by each metric; what is known is not measured again."""

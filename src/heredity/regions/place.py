@@ -71,8 +71,8 @@ def at(name: str, members: Sequence[str], coefficients: ArrayLike) -> Place:
         ConfigError: all shares are 0.
     """
     row = np.asarray(coefficients, np.float64)
-    keep = np.flatnonzero(row)
-    if not keep.size:
+    keep = np.flatnonzero(row).tolist()
+    if not keep:
         raise ConfigError(f"{name}: all shares are 0", "a place has a share of at least one member")
     return Place(name=name, point=Point([members[i] for i in keep], row[keep]))
 

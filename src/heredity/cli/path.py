@@ -1,0 +1,94 @@
+"""`heredity path`: losses on the straight line between two models, and beyond its ends."""
+
+from pathlib import Path
+
+import click
+
+from heredity.cli import _ground, _options
+
+
+@click.command()
+@click.argument("a")
+@click.argument("b")
+@click.option("--family", "file", type=click.Path(path_type=Path), help="A and B are members of this family.")
+@_options.out
+@click.option(
+    "--steps", type=click.IntRange(2), default=11, show_default=True, help="Places from end to end."
+)
+@click.option(
+    "--extrapolate", type=click.FloatRange(1), default=1.0, show_default=True,
+    help="Go past both ends, in log steps, to α = this and 1 − this.",
+)  # fmt: skip
+@click.option(
+    "--edge-steps", type=click.IntRange(1), default=6, show_default=True, help="Places past each end."
+)
+@click.option(
+    "--move", multiple=True, metavar="PART",
+    help="Also move one part alone: attention, mlp, norm, embedding, layers>=N, layers<N, layer=N; repeatable.",
+)  # fmt: skip
+@_ground.measured_on
+@_options.seed
+@_options.device
+@_options.resume
+@_options.overwrite
+@_options.as_json
+@_options.quiet
+def command(
+    a: str, b: str, file: Path | None, out: Path | None, steps: int, extrapolate: float, edge_steps: int,
+    move: tuple[str, ...], data: tuple[str, ...], text: Path | None, own_heads: bool, rows: int, max_tokens: int,
+    dtype: str, seed: int, device: str, resume: bool, overwrite: bool, as_json: bool, quiet: bool,
+) -> None:  # fmt: skip
+    """Walk from model A to model B: loss on every set of data, its barrier, and what each part of the model does.
+
+    A and B are folders or Hub ids, or members of --family. Every place is poured into one live model; no file is
+    written. OUT gets tables (path, barriers) and report.html, and goes on where it stopped with --resume.
+    """
+    from heredity.cli._family import of_two_or_more
+    from heredity.regions.ground import Ground
+    from heredity.regions.path import PathSettings, walk_path
+    from heredity.regions.place import selection
+    from heredity.report import write_report
+    from heredity.run import Run
+
+    kind = _ground.given(data, text, own_heads)
+    for part in move:
+        selection(part)
+    settings = PathSettings(steps=steps, extrapolate=extrapolate, edge_steps=edge_steps, move=move)
+    family, names = of_two_or_more([a, b], file)
+    folder = out or Path("runs") / f"path-{names[0]}-{names[1]}"
+    config = {
+        "a": a, "b": b, "family": None if file is None else str(file), "steps": steps, "extrapolate": extrapolate,
+        "edge_steps": edge_steps, "move": list(move), "data": list(data), "text": None if text is None else str(text),
+        "own_heads": own_heads, "rows": rows, "max_tokens": max_tokens, "dtype": dtype,
+    }  # fmt: skip
+    run = Run.open(folder, command="path", config=config, seed=seed, resume=resume, overwrite=overwrite)
+    with run.recorded():
+        ground = Ground.open(family, kind=kind, folder=run.folder("ground"), members=names, device=device)  # type: ignore[arg-type]
+        metrics = _ground.metrics_for(
+            family,
+            ground,
+            data,
+            text,
+            heads=own_heads,
+            rows=rows,
+            max_tokens=max_tokens,
+            dtype=dtype,
+            seed=seed,
+        )
+        findings = walk_path(
+            run,
+            ground,
+            metrics,
+            names[0],
+            names[1],
+            settings,
+            say=lambda line: _options.say(line, quiet=quiet),
+        )
+        findings = _ground.finish(run, findings, metrics)
+        write_report(run)
+    page = folder / "report.html"
+    barriers = run.table("barriers").to_dicts()
+    _options.emit(
+        {"run": str(folder), "report": str(page), "findings": findings, "barriers": barriers},
+        as_json=as_json, lines=[*findings, "", f"report: {page}"],
+    )  # fmt: skip
