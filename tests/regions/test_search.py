@@ -54,6 +54,22 @@ def test_clusters_first() -> None:
     assert clustered(loss_to([0.5, 0.5, 0, 0]), [0, 0, 1, 1]).weights == (0.5, 0.5, 0, 0)
 
 
+def test_inside_a_cluster_only_what_helps_is_merged() -> None:
+    trace = loss_to([0.7, -0.4, 0.25, 0.25])  # the second member harms the first cluster
+    found = clustered(trace, [0, 0, 1, 1])
+    assert found.weights == (0.5, 0, 0.25, 0.25)  # each cluster counts once, whatever its size
+    assert [step.why for step in trace.steps] == [
+        "cluster 0: 0 alone", "cluster 0: 1 alone", "cluster 0: with 1",
+        "cluster 1: 2 alone", "cluster 1: 3 alone", "cluster 1: with 3", "with cluster 1",
+    ]  # fmt: skip
+
+
+def test_clusters_have_patience() -> None:
+    trace = loss_to([1, 0, 0, 0])
+    assert clustered(trace, [0, 0, 0, 0], patience=1).weights == (1, 0, 0, 0)
+    assert len(trace.steps) == 5
+
+
 def test_patience_stops_early_and_nan_is_refused() -> None:
     trace = Trace(lambda w: w[0])
     golden_section(trace, tolerance=1e-9, patience=3)

@@ -1,13 +1,18 @@
 """Loss of a merge without a file: its point is poured into a live model, which reads a token stream."""
 
 from collections.abc import Callable
+from typing import Literal
 
 import msgspec
 import numpy as np
+from jaxtyping import Float64
+from numpy import ndarray
 from torch import nn
 
 from heredity.corpora.tokens import TokenStream
 from heredity.errors import ConfigError
+from heredity.geometry.similarity import centre, cosine
+from heredity.gram import grams_of
 from heredity.merging.engine import Merge
 from heredity.models.evaluate import lm_scores
 from heredity.regions.search import Evaluate, Weights
@@ -34,15 +39,33 @@ def loss_of_merges(merge: Merge, model: nn.Module, stream: TokenStream) -> Evalu
     return evaluate
 
 
-def _changer(merge: Merge) -> Callable[[Weights], Merge]:
+def searched(merge: Merge) -> Literal["t", "weight"]:
+    """Return which field of a merge's method a search changes.
+
+    Raises:
+        ConfigError: the method has neither t nor weight.
+    """
     method = next(iter(merge.plan.groups[0].methods.values()))
     fields = type(method).__struct_fields__
     if "t" in fields:
-        return lambda weights: merge.using(msgspec.structs.replace(method, t=weights[0]))
+        return "t"
     if "weight" in fields:
-        return lambda weights: merge.using(
-            msgspec.structs.replace(method, weight=tuple(np.asarray(weights).tolist()))
-        )
+        return "weight"
     raise ConfigError(
         f"{type(method).__name__} has neither t nor weight to search", "use slerp, linear, task_arithmetic …"
+    )
+
+
+def kinship(merge: Merge) -> Float64[ndarray, "models models"]:
+    """Return the cosines between the models' differences from the base, or from their mean if there is none."""
+    total = grams_of({name: merge.gram(name) for name in merge.plan.weights}, "reference").total()["all"]
+    return cosine(total.deltas if merge.plan.groups[0].base else centre(total.raw()))
+
+
+def _changer(merge: Merge) -> Callable[[Weights], Merge]:
+    method = next(iter(merge.plan.groups[0].methods.values()))
+    if searched(merge) == "t":
+        return lambda weights: merge.using(msgspec.structs.replace(method, t=weights[0]))
+    return lambda weights: merge.using(
+        msgspec.structs.replace(method, weight=tuple(np.asarray(weights).tolist()))
     )

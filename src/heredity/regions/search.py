@@ -152,25 +152,41 @@ def kinship_greedy(
     return trace.best
 
 
-def clustered(trace: Trace, clusters: Sequence[int]) -> Step:
-    """Merge inside each cluster first, then add clusters greedily by their mean's loss.
+def clustered(trace: Trace, clusters: Sequence[int], *, patience: int | None = None) -> Step:
+    """Merge selectively inside each cluster, then the clusters' merges in the same way.
+
+    Inside a cluster the members are added in order of their own loss, each kept if the mean with it is better;
+    what a cluster kept is one model of the second round, whatever its size.
 
     Args:
         trace: where points are evaluated.
         clusters: the cluster of each member.
+        patience: stop a round after so many points in a row that did not lower its loss.
 
-    Source: arXiv 2410.05357.
+    Source: arXiv 2410.05357 (clusters of similar models, then selective merging).
     """
     count = len(clusters)
-    groups = [[i for i, c in enumerate(clusters) if c == cluster] for cluster in sorted(set(clusters))]
-    losses = [trace(_mean(group, count), f"cluster {n}") for n, group in enumerate(groups)]
-    order = sorted(range(len(groups)), key=lambda n: (losses[n], n))
-    chosen, loss = list(groups[order[0]]), losses[order[0]]
-    for number in order[1:]:
-        tried = trace(_mean(sorted([*chosen, *groups[number]]), count), f"with cluster {number}")
-        if tried <= loss:
-            chosen, loss = sorted([*chosen, *groups[number]]), tried
+    merges = []
+    for cluster in sorted(set(clusters)):
+        members = {str(i): _mean([i], count) for i, c in enumerate(clusters) if c == cluster}
+        merges.append(_selected(trace, members, f"cluster {cluster}: ", patience))
+    if len(merges) > 1:
+        _selected(trace, {f"cluster {n}": merge for n, merge in enumerate(merges)}, "", patience)
     return trace.best
+
+
+def _selected(trace: Trace, points: Mapping[str, Weights], where: str, patience: int | None) -> Weights:
+    """Return the mean of the points that lower the loss when they are added in order of their own."""
+    losses = {name: trace(point, f"{where}{name} alone") for name, point in points.items()}
+    first, *others = sorted(points, key=losses.__getitem__)
+    chosen, best, since = [points[first]], losses[first], 0
+    for name in others:
+        tried = [*chosen, points[name]]
+        loss = trace(np.mean(tried, axis=0).tolist(), f"{where}with {name}")
+        chosen, best, since = (tried, loss, 0) if loss <= best else (chosen, best, since + 1)
+        if patience is not None and since >= patience:
+            break
+    return _rounded(np.mean(chosen, axis=0).tolist())
 
 
 def _mean(members: Sequence[int], count: int) -> Weights:
