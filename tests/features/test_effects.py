@@ -160,6 +160,7 @@ def test_tokens_promoted_are_those_that_follow(told):
     assert table["observed"][0] > 2
     assert abs(table["observed"][5:].mean()) < 0.3  # random latents say nothing of what follows
     assert table["observed"][3] is None
+    assert table["directness"].unique().to_list() == [way.directness]
 
 
 def test_rows_do_not_depend_on_the_chunks(told, monkeypatch):

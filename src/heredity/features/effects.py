@@ -63,7 +63,7 @@ def effects_table(
     vocabulary; kurtosis is 0 for a normal spread, large where few tokens are meant); observed (mean effect on the
     tokens that follow its firings, in standard deviations over all next tokens of the stream, above their mean),
     observed_null, observed_null_high (mean and 95th percentile of the same with other latents' effects), n_next
-    (firings with a next token in their context).
+    (firings with a next token in their context); directness (of the site, see `Readout`).
     """
     other = _others(codes, seed, nulls)
     null = readout.effects(decoder[other], vocabulary)
@@ -82,6 +82,7 @@ def effects_table(
     n = codes.d_sae
     joined = {name: _joined([part[name] for part in parts]) for name in parts[0]}
     who = {"member": [codes.meta.member] * n, "seed": [column] * n, "latent": np.arange(n)}
+    joined["directness"] = [readout.directness] * n
     return pl.DataFrame({**who, **joined}).with_columns(pl.selectors.float().fill_nan(None))
 
 
