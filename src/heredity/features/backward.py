@@ -18,6 +18,7 @@ from numpy import ndarray
 from torch import Tensor
 
 from heredity.features.product import by_rows
+from heredity.features.rectified import add_rectified
 from heredity.features.sae._variant import Sparse
 from heredity.features.sae.l1 import L1
 from heredity.features.sae.topk import TopK, largest
@@ -105,6 +106,10 @@ def add_gradients(
         dense: take the dense path.
         dtype: float32; bfloat16 finds the same largest latents faster on some processors, see selection.py.
     """
+    if dense and isinstance(variant, L1) and x.device.type == "cpu":
+        seen = add_rectified(p, x, gradients, penalty)
+        loss = (seen.squared_error + penalty * seen.sum_codes) / x.numel()
+        return Step(seen.squared_error, seen.n_codes, seen.sum_codes, seen.fired, loss)
     centred = x - p.b_dec
     revived = np.flatnonzero(dead) if dead is not None and variant.aux_k else np.empty(0, np.int64)
     if dense:
@@ -179,11 +184,8 @@ def _dense(
         names = torch.from_numpy(revived).to(x.device)
         top = pre[:, names].topk(min(variant.aux_k, len(names)), dim=-1)
         second = names[top.indices], top.values.relu()
-    if isinstance(variant, L1):  # in place: of all the numbers of a step these are most
-        codes = pre.relu_()
-    else:
-        codes = variant.activate_dense(pre)
-        del pre
+    codes = variant.activate_dense(pre)
+    del pre
     error = by_rows(codes, p.decoder.T, p.b_dec) - x
     squared, sum_codes = float(error.double().square().sum()), float(codes.sum(dim=1).double().sum())
     loss = (squared + penalty * sum_codes) / size

@@ -164,13 +164,21 @@ def _step(
     state.since[seen.fired] = 0
     state.mean_l0 = seen.n_codes / len(x)
     state.step += 1
-    spread = len(x) * float(x.var(dim=0, correction=0).double().sum())
+    spread = _spread(x)
     return {
         "step": state.step, "tokens": state.step * training.batch_tokens, "loss": seen.loss,
         "fvu": seen.squared_error / max(spread, 1e-30), "l0": state.mean_l0,
         "dead": int(dead.sum()), "rate": rate,
     }  # fmt: skip
 
+
+def _spread(x: torch.Tensor) -> float:
+    """Return Σ‖x − x̄‖²."""
+    mean = x.mean(dim=0)
+    return sum(float((part - mean).square().sum()) for part in x.split(_CHUNK))
+
+
+_CHUNK = 1024
 
 _DENSE_SHARE = 0.05
 """Above this share of latents firing, dense products are faster than gathering rows."""
