@@ -35,7 +35,7 @@ def add_rectified(
     p: "Parameters", x: Float32[Tensor, "tokens d_in"], gradients: "Parameters", penalty: float
 ) -> Seen:
     """Add the gradients of (Σ‖x̂ − x‖² + penalty · Σ f) / x.numel() for one batch, f = ReLU(pre)."""
-    d_sae, d_in = p.encoder.shape
+    d_sae = len(p.b_enc)
     groups = [slice(start, start + _LATENTS) for start in range(0, d_sae, _LATENTS)]
     centred = x - p.b_dec
     codes = []
