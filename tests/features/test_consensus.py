@@ -1,13 +1,18 @@
 import numpy as np
 import polars as pl
 import pytest
+import torch
 from planted import codes, dense, noisy, stream
+from sae_examples import EXAMPLES, some
 
-from heredity.errors import ConfigError
+from heredity.errors import ConfigError, MismatchError
 from heredity.features.codes import Codes
-from heredity.features.consensus import Links, consensus, gathered, majority
+from heredity.features.consensus import Consensus, Links, consensus, gathered, majority
 from heredity.features.consensus_edges import ConsensusLineage
+from heredity.features.dictionary import dictionary
 from heredity.features.lineage import Lineage
+from heredity.features.sae._format import load, save
+from heredity.features.sae._variant import Sparse
 from heredity.features.verdicts import Tracking
 from heredity.seeds import generator
 
@@ -207,7 +212,37 @@ def test_gathered_codes_are_those_latents(family, tokens):
         gathered(family["base"], seed[:0], latent[:0])
 
 
-def _sparse(one):
-    from heredity.features.sae._variant import Sparse
+@pytest.mark.parametrize("name", ["topk", "l1", "batchtopk", "jumprelu"])
+def test_a_dictionary_of_medoids_computes_what_their_own_saes_do(name, tmp_path):
+    saes = [some(EXAMPLES[name], seed=s) for s in range(3)]
+    one = Consensus(
+        (0, 1, 2), np.zeros((4, 3), np.int64), np.ones(4), np.array([2, 0, 1, 0]), np.array([5, 7, 0, 2])
+    )
+    save(dictionary(one, saes, l0=1.7), tmp_path / "consensus")
+    got = load(tmp_path / "consensus")
+    x = torch.from_numpy(generator(1, "x").standard_normal((50, 24)).astype(np.float32))
+    for n, (s, latent) in enumerate(zip(one.medoid_seed, one.medoid, strict=True)):
+        np.testing.assert_allclose(got.pre(x)[:, n], saes[s].pre(x)[:, latent], atol=1e-5)
+        np.testing.assert_array_equal(got.W_dec[n], saes[s].W_dec[latent])
+        for kind, value in saes[s].extra.items():
+            assert got.extra[kind][n] == value[latent]
+    if name == "topk":
+        assert got.variant.k == 2
+    assert got.metadata["consensus"] == {"seeds": [0, 1, 2], "needed": 2}
+    assert got.metadata["member"] == "base"
 
+
+def test_what_has_no_dictionary_is_refused():
+    saes = [some(EXAMPLES["topk"], seed=s) for s in range(3)]
+    none = Consensus((0, 1, 2), np.zeros((0, 3), np.int64), np.zeros(0), *[np.zeros(0, np.int64)] * 2)
+    two = Consensus((0, 1, 2), np.zeros((1, 3), np.int64), np.ones(1), *[np.zeros(1, np.int64)] * 2)
+    with pytest.raises(ConfigError, match="no consensus feature"):
+        dictionary(none, saes, l0=1.0)
+    with pytest.raises(ConfigError, match="Gated"):
+        dictionary(two, [some(EXAMPLES["gated"])] * 3, l0=1.0)
+    with pytest.raises(MismatchError, match="L1 of 24 and TopK of 24"):
+        dictionary(two, [*saes[:2], some(EXAMPLES["l1"])], l0=1.0)
+
+
+def _sparse(one):
     return Sparse(one.indptr, one.latents.astype(np.int32), one.values)

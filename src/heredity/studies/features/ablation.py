@@ -14,7 +14,7 @@ from heredity.studies.features.text import Streams
 PAIRS = 40
 """Pairs that persist, of each edge, whose latents are removed one by one on both sides."""
 
-TOKENS = 16_384
+TOKENS = 8_192
 """Held-out tokens per domain: hundreds of latents are removed on each of them."""
 
 

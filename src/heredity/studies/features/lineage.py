@@ -1,5 +1,7 @@
 """Fourth stage: follow features along every edge against floor and ceiling, and show what they are."""
 
+from collections.abc import Mapping, Sequence
+
 import numpy as np
 import polars as pl
 from jaxtyping import Int64
@@ -7,11 +9,14 @@ from numpy import ndarray
 
 from heredity.features import inheritance
 from heredity.features.consensus_edges import ConsensusLineage
+from heredity.features.dictionary import dictionary
 from heredity.features.historical import historical_table
 from heredity.features.l0 import unequal_l0
 from heredity.features.lineage import Lineage
 from heredity.features.matching_table import matching_table
+from heredity.features.sae import SAE
 from heredity.features.sae._format import load as load_sae
+from heredity.features.sae._format import save as save_sae
 from heredity.features.tables import edge_tables
 from heredity.models.load import tokenizer
 from heredity.run import Run
@@ -38,16 +43,16 @@ def _compare(run: Run, config: Tracked, streams: Streams, *, device: str, say: S
     lineage = Lineage(
         members, family_of(run).edges(), streams.shared, config.lineage, seed=run.seed, progress=say
     )
-    decoders = {
-        name: [
-            load_sae(run.folder("saes") / f"{name}-topk-{seed}").W_dec.numpy()
-            for seed in range(config.sae.seeds)
-        ]
+    saes = {
+        name: [load_sae(run.folder("saes") / f"{name}-topk-{seed}") for seed in range(config.sae.seeds)]
         for name in config.members
     }
+    decoders = {name: [sae.W_dec.numpy() for sae in own] for name, own in saes.items()}
     made = edge_tables(lineage, decoders) | {"matchings": matching_table(lineage, decoders)}
     made["historical"] = historical_table(lineage, streams.shared, _strings(streams))
-    made |= inheritance.tables(lineage) | ConsensusLineage(lineage).tables
+    agreed = ConsensusLineage(lineage)
+    made |= inheritance.tables(lineage) | agreed.tables
+    _save_dictionaries(run, agreed, saes)
     for name, table in made.items():
         run.write_table(name, table)
     warnings = [*lineage.warnings, *_unequal(run)]
@@ -55,6 +60,15 @@ def _compare(run: Run, config: Tracked, streams: Streams, *, device: str, say: S
     say("describing features")
     describe(run, config, streams, lineage, decoders, device=device, say=say)
     run.finish_stage("lineage")
+
+
+def _save_dictionaries(run: Run, agreed: ConsensusLineage, saes: Mapping[str, Sequence[SAE]]) -> None:
+    """Write every member's consensus features as an SAE."""
+    for member in agreed.members:
+        codes = agreed.codes(member)
+        if codes is not None:
+            one = dictionary(agreed.of(member), saes[member], l0=codes.l0)
+            save_sae(one, run.folder("saes") / f"{member}-consensus")
 
 
 def _strings(streams: Streams) -> Int64[ndarray, " vocabulary"]:
