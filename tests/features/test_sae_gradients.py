@@ -7,7 +7,6 @@ import torch
 from heredity.features.backward import AUX, Parameters
 from heredity.features.initialise import random_parameters
 from heredity.features.sae import BatchTopK, Crosscoder, Gated, JumpReLU
-from heredity.features.sae.batchtopk import smallest_kept
 from heredity.seeds import generator
 
 TOKENS, D_IN, D_SAE = 200, 24, 96
@@ -68,13 +67,15 @@ def batchtopk_loss(v, p, x, dead):
     cut = z.flatten().topk(round(v.k * len(x))).values.min()
     error = (z * (z >= cut)) @ p.decoder + p.b_dec - x
     pre = (x - p.b_dec) @ p.encoder.T + p.b_enc
-    return error.square().sum() + (revival(p, pre, p.decoder, error, dead, v.revive) if dead is not None else 0)
+    return error.square().sum() + (
+        revival(p, pre, p.decoder, error, dead, v.revive) if dead is not None else 0
+    )
 
 
 CASES = [
     (JumpReLU(d_sae=D_SAE, l0=0.7, threshold=0.4, bandwidth=0.6, revive=7), jumprelu_loss),
     (Gated(d_sae=D_SAE, l1=0.3, revive=7), gated_loss),
-    (BatchTopK(d_sae=D_SAE, k=4.5, revive=7), batchtopk_loss),
+    (BatchTopK(d_sae=D_SAE, k=4, revive=7), batchtopk_loss),
     (Crosscoder(d_sae=D_SAE, k=4, revive=7, members=("a", "b")), batchtopk_loss),
 ]
 
@@ -102,7 +103,11 @@ def test_gradients_equal_autograd(variant, loss, dense, with_dead):
         if gradient is None:
             assert not getattr(got, name).any()
             continue
-        for mine, theirs in zip(getattr(got, name), gradient, strict=True) if name == "extra" else [(getattr(got, name), gradient)]:
+        for mine, theirs in (
+            zip(getattr(got, name), gradient, strict=True)
+            if name == "extra"
+            else [(getattr(got, name), gradient)]
+        ):
             scale = float(theirs.abs().max())
             assert scale > 0 or not mine.any()
             np.testing.assert_allclose(mine, theirs, atol=1e-5 * scale, err_msg=name)

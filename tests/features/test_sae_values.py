@@ -1,52 +1,38 @@
-import json
-
 import numpy as np
 import pytest
 import torch
 from planted import stream
-from safetensors.torch import load_file, save_file
+from sae_examples import EXAMPLES, formula, some
 from test_harvest import OUT, SITE, pico
 
-from heredity.errors import ConfigError, MismatchError, StoreError
+from heredity.errors import ConfigError, MismatchError
 from heredity.features.evaluate import quality, quality_curve
-from heredity.features.sae import L1, SAE, TopK, load, save, variants
+from heredity.features.sae import L1, SAE, TopK, variants
 from heredity.seeds import generator
 
-
-def some(variant, d_in=24, seed=0):
-    draw = generator(seed, "sae")
-    rows = draw.standard_normal((variant.d_sae, d_in)).astype(np.float32)
-    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
-    return SAE(
-        variant=variant,
-        W_enc=torch.from_numpy(rows.T.copy()),
-        W_dec=torch.from_numpy(rows),
-        b_enc=torch.from_numpy(draw.standard_normal(variant.d_sae).astype(np.float32)) * 0.1,
-        b_dec=torch.from_numpy(draw.standard_normal(d_in).astype(np.float32)) * 0.1,
-        metadata={"member": "base", "site": SITE, "seed": 7, "context": 32},
-    )
-
-
-VARIANTS = [TopK(d_sae=60, k=4), L1(d_sae=60, l1=0.5)]
+VARIANTS = list(EXAMPLES.values())
 
 
 def test_every_variant_file_is_tried_here():
-    assert variants() == sorted(type(v).__name__.lower() for v in VARIANTS)
+    assert variants() == sorted(EXAMPLES)
+    assert all(type(v).__name__.lower() == name for name, v in EXAMPLES.items())
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_sparse_and_dense_codes_agree_with_the_formula(variant):
     sae = some(variant)
     x = generator(1, "x").standard_normal((300, 24)).astype(np.float32)
-    pre = (x - sae.b_dec.numpy()) @ sae.W_enc.numpy() + sae.b_enc.numpy()
-    want = np.maximum(pre, 0)
-    if isinstance(variant, TopK):
-        want[pre < -np.sort(-pre, axis=1)[:, [3]]] = 0
-    np.testing.assert_allclose(sae.codes(x).dense(60), want, atol=1e-5)
+    want = formula(sae, x)
+    codes = sae.codes(x)
+    assert 0.5 < len(codes.values) / 300 < 40
+    assert (codes.values > 0).all()
+    np.testing.assert_allclose(codes.dense(60), want, atol=1e-5)
     np.testing.assert_allclose(sae.encode(torch.from_numpy(x)), want, atol=1e-5)
     again, codes = sae.reconstruct(torch.from_numpy(x))
+    assert again.shape == x.shape
     np.testing.assert_allclose(again, want @ sae.W_dec.numpy() + sae.b_dec.numpy(), atol=1e-5)
     np.testing.assert_allclose(again, sae.decode(torch.from_numpy(codes.dense(60))), atol=1e-5)
+    assert sae.to("cpu").extra.keys() == sae.extra.keys()
 
 
 def test_topk_with_few_positive_ones_and_ties():
@@ -55,75 +41,6 @@ def test_topk_with_few_positive_ones_and_ties():
     assert np.diff(codes.indptr).tolist() == [0, 2, 2, 2]
     assert codes.indices.tolist() == [0, 1, 1, 3, 0, 3]
     assert codes.values.tolist() == [2, 2, 1, 3, np.inf, 3]
-
-
-@pytest.mark.parametrize("variant", VARIANTS)
-def test_saelens_layout_survives_the_disk(variant, tmp_path):
-    sae = some(variant)
-    save(sae, tmp_path / "sae")
-    config = json.loads((tmp_path / "sae" / "cfg.json").read_text())
-    assert config["architecture"] == {"TopK": "topk", "L1": "standard"}[type(variant).__name__]
-    assert (config["d_in"], config["d_sae"], config["dtype"]) == (24, 60, "float32")
-    assert config["apply_b_dec_to_input"] is True
-    assert config["normalize_activations"] == config["reshape_activations"] == "none"
-    assert config.get("k") == getattr(variant, "k", None)
-    assert config["metadata"]["sae_lens_version"] >= "6.0.0"
-    assert config["metadata"]["hook_name"] == SITE
-    tensors = load_file(tmp_path / "sae" / "sae_weights.safetensors")
-    assert {name: tuple(t.shape) for name, t in tensors.items()} == {
-        "W_enc": (24, 60), "W_dec": (60, 24), "b_enc": (60,), "b_dec": (24,)
-    }  # fmt: skip
-    again = load(tmp_path / "sae")
-    assert again.variant == variant
-    assert again.metadata == sae.metadata
-    for name in tensors:
-        assert torch.equal(getattr(again, name), getattr(sae, name))
-
-
-def test_foreign_files_are_read(tmp_path):
-    sae = some(TopK(d_sae=60, k=4))
-    save(sae, tmp_path)
-    config = json.loads((tmp_path / "cfg.json").read_text())
-    config["metadata"].pop("heredity")
-    config["apply_b_dec_to_input"] = False
-    (tmp_path / "cfg.json").write_text(json.dumps(config))
-    tensors = load_file(tmp_path / "sae_weights.safetensors")
-    tensors["b_enc"] = (
-        tensors["b_enc"] - tensors["b_dec"] @ tensors["W_enc"]
-    )  # the same function, written otherwise
-    save_file(tensors, tmp_path / "sae_weights.safetensors")
-    again = load(tmp_path)
-    x = torch.from_numpy(generator(1, "x").standard_normal((50, 24)).astype(np.float32))
-    np.testing.assert_allclose(again.encode(x), sae.encode(x), atol=1e-5)
-
-
-def test_unknown_and_broken_files_are_refused(tmp_path):
-    with pytest.raises(StoreError, match="no such file"):
-        load(tmp_path)
-    save(some(TopK(d_sae=60, k=4)), tmp_path)
-    config = json.loads((tmp_path / "cfg.json").read_text())
-
-    def with_config(**changes):
-        (tmp_path / "cfg.json").write_text(json.dumps({**config, **changes}))
-
-    with_config(architecture="matryoshka")
-    with pytest.raises(StoreError, match="'matryoshka' is not known"):
-        load(tmp_path)
-    with_config(d_sae=61)
-    with pytest.raises(MismatchError, match=r"\(24, 60\), cfg.json says \(24, 61\)"):
-        load(tmp_path)
-    with_config(normalize_activations="layer_norm")
-    with pytest.raises(StoreError, match="normalize_activations"):
-        load(tmp_path)
-    with_config()
-    (tmp_path / "sae_weights.safetensors").write_bytes(b"\x08")
-    with pytest.raises(StoreError, match="cannot be read"):
-        load(tmp_path)
-    with pytest.raises(MismatchError, match="W_dec"):
-        SAE(
-            variant=TopK(d_sae=6, k=1), W_enc=torch.zeros(3, 6), W_dec=torch.zeros(3, 6),
-            b_enc=torch.zeros(6), b_dec=torch.zeros(3),
-        )  # fmt: skip
 
 
 @pytest.fixture(scope="module")

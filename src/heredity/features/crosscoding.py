@@ -22,7 +22,7 @@ import msgspec
 import numpy as np
 import polars as pl
 import torch
-from jaxtyping import Float64
+from jaxtyping import Float32, Float64, Int64
 from msgspec import Struct
 from numpy import ndarray
 

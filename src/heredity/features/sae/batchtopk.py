@@ -35,7 +35,7 @@ class BatchTopK(Extended, frozen=True, kw_only=True):
     reads_foreign: ClassVar[bool] = False
     extras: ClassVar[tuple[str, ...]] = ("threshold",)
 
-    k: Annotated[float, Meta(gt=0)]
+    k: Annotated[int, Meta(ge=1)]
     revive: Annotated[int, Meta(ge=0)] = 64
 
     def activate(self, pre: Float32[ndarray, "tokens d_sae"], extra: Extra = NO_EXTRA) -> Sparse:
@@ -101,7 +101,7 @@ def first_threshold(
 
 
 def batch_gradients(
-    k: float,
+    k: int,
     revive: int,
     p: Parameters,
     x: Float32[Tensor, "tokens d_in"],
@@ -120,17 +120,17 @@ def batch_gradients(
 class _Largest:
     """Which pre-activations of one batch fire, and the smallest that did."""
 
-    def __init__(self, k: float, revive: int, guess: float) -> None:
+    def __init__(self, k: int, revive: int, guess: float) -> None:
         self.k, self.aux_k, self.guess, self.smallest = k, revive, guess, 0.0
 
     def activate(self, pre: Float32[ndarray, "tokens d_sae"]) -> Sparse:
-        self.smallest = smallest_kept(pre, round(self.k * len(pre)), self.guess)
+        self.smallest = smallest_kept(pre, self.k * len(pre), self.guess)
         cut = np.float32(self.smallest)
         low = np.nextafter(cut, np.float32(-1)) if cut > 0 else cut  # all that equal the smallest fire, too
         return above(pre, np.full(pre.shape[1], low, np.float32))
 
     def activate_dense(self, pre: Float[Tensor, "tokens d_sae"]) -> Float[Tensor, "tokens d_sae"]:
-        n = min(max(1, round(self.k * len(pre))), pre.numel())
+        n = min(self.k * len(pre), pre.numel())
         cut = pre.flatten().topk(n, sorted=False).values.min().clamp_min(torch.finfo(pre.dtype).tiny)
         codes = pre * (pre >= cut)
         kept = codes[codes > 0]

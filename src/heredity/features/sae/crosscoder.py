@@ -34,7 +34,7 @@ class Crosscoder(Extended, frozen=True, kw_only=True):
     extras: ClassVar[tuple[str, ...]] = ("threshold",)
 
     members: tuple[str, ...]
-    k: Annotated[float, Meta(gt=0)]
+    k: Annotated[int, Meta(ge=1)]
     revive: Annotated[int, Meta(ge=0)] = 64
 
     def __post_init__(self) -> None:
