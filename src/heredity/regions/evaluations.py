@@ -33,6 +33,7 @@ class Score(msgspec.Struct, frozen=True, eq=False, kw_only=True):
         n: rows or tokens.
         note: what went wrong, or empty.
         losses: of each row (or document), where they are kept.
+        hits: 1 where a row was right, where they are kept.
         weights: of each loss in the mean: tokens of each document; None counts all alike.
     """
 
@@ -42,6 +43,7 @@ class Score(msgspec.Struct, frozen=True, eq=False, kw_only=True):
     n: int
     note: str = ""
     losses: Float32[ndarray, " rows"] | None = None
+    hits: Float32[ndarray, " rows"] | None = None
     weights: Float32[ndarray, " rows"] | None = None
 
 
@@ -163,7 +165,7 @@ def _plain(score: Score) -> dict[str, Any]:
         "loss": score.loss if math.isfinite(score.loss) else None,
         "accuracy": score.accuracy if math.isfinite(score.accuracy) else None,
     }  # fmt: skip
-    for name in ("losses", "weights"):
+    for name in ("losses", "hits", "weights"):
         array = getattr(score, name)
         if array is not None:
             values[name] = base64.b64encode(array.astype("<f4").tobytes()).decode()
@@ -173,7 +175,7 @@ def _plain(score: Score) -> dict[str, Any]:
 def _score(values: dict[str, Any]) -> Score:
     arrays = {
         name: np.frombuffer(base64.b64decode(values[name]), "<f4")
-        for name in ("losses", "weights")
+        for name in ("losses", "hits", "weights")
         if name in values
     }
     return Score(

@@ -73,23 +73,16 @@ class Generalised(msgspec.Struct, frozen=True, eq=False):
     @property
     def digest(self) -> str:
         """Of the texts, the labels, the tokens and the dtype."""
-        return _digest(self.name, self.encoded, self.dtype)
+        return digest_of(self.name, self.encoded, self.dtype)
 
     def measure(self, model: Any, place: Place) -> list[Score]:
         """Fit a head on the training rows, score it on the test rows."""
         found = probe(model, self.encoded, pooling=pooling_of(model), dtype=self.dtype)
         note = "" if found.converged else "a head was not fitted to convergence"
-        losses = found.losses.astype(np.float32)
-        return [
-            Score(
-                data=self.data[0],
-                loss=found.loss,
-                accuracy=found.accuracy,
-                n=len(losses),
-                note=note,
-                losses=losses,
-            )
-        ]
+        rows = {"losses": found.losses.astype(np.float32), "hits": found.correct.astype(np.float32)}
+        return [Score(
+            data=self.data[0], loss=found.loss, accuracy=found.accuracy, n=len(found.losses), note=note, **rows
+        )]  # fmt: skip
 
 
 class OwnHeads(msgspec.Struct, frozen=True, eq=False):
@@ -121,7 +114,7 @@ class OwnHeads(msgspec.Struct, frozen=True, eq=False):
     def digest(self) -> str:
         """Of the texts, the labels, the tokens, the dtype and the heads."""
         heads = [part.tobytes() for name in sorted(self.heads) for part in self.heads[name]]
-        return sha256(_digest(self.name, self.encoded, self.dtype).encode() + b"".join(heads)).hexdigest()
+        return sha256(digest_of(self.name, self.encoded, self.dtype).encode() + b"".join(heads)).hexdigest()
 
     def measure(self, model: Any, place: Place) -> list[Score]:
         """Score the mixed head on the test rows."""
@@ -236,7 +229,8 @@ def own_heads(folders: Mapping[str, Path], encoded: EncodedTask, dtype: str = "f
     return OwnHeads(encoded, heads, poolings[0], dtype)
 
 
-def _digest(name: str, encoded: EncodedTask, dtype: str) -> str:
+def digest_of(name: str, encoded: EncodedTask, dtype: str) -> str:
+    """Return sha256 of a metric's name, its data as tokens, and the dtype it is run in."""
     whole = sha256(f"{name} {dtype} {encoded.max_tokens} {encoded.task.digest}".encode())
     for part in (encoded.train, encoded.validation, encoded.test):
         for row in part.ids:
