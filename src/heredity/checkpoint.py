@@ -22,6 +22,7 @@ __all__ = ["Checkpoint", "LowRank", "Reader", "TensorInfo"]
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 ADAPTER_CONFIG = "adapter_config.json"
+JOURNAL = ".heredity-journal.jsonl"  # of what is being written: without a config.json it is not finished
 PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json")
 _OTHER_PICKLES = ("model.pt", "consolidated.00.pth")
 _pickles_allowed: ContextVar[bool] = ContextVar("pickles_allowed", default=False)
@@ -188,6 +189,10 @@ class Checkpoint:
 
 
 def _folder_tensors(path: Path) -> tuple[dict[str, TensorInfo], dict[str, str]]:
+    if (path / JOURNAL).exists() and not (path / "config.json").exists():
+        raise CheckpointError(
+            f"{path}: was not written to its end", "run the command that writes it again, with --resume"
+        )
     if (path / SINGLE).exists():  # as transformers: one whole file goes before an index
         return read_header(path / SINGLE)
     if (path / INDEX).exists():

@@ -17,12 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from heredity.atomic import replacing, sync_folder, write_bytes
-from heredity.checkpoint import INDEX, SINGLE, Checkpoint
+from heredity.checkpoint import INDEX, JOURNAL, SINGLE, Checkpoint
 from heredity.directfile import hashed_file
 from heredity.errors import CheckpointError, ConfigError, naming_full_disk
 from heredity.header import DTYPE_BYTES
 
-JOURNAL = ".heredity-journal.jsonl"
 TOKENIZER_FILES = (
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
     "vocab.json", "vocab.txt", "merges.txt", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model",

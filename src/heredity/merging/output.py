@@ -17,7 +17,7 @@ from numpy import ndarray
 from heredity import __version__
 from heredity.atomic import write_text
 from heredity.card import write_card
-from heredity.checkpoint import Checkpoint
+from heredity.checkpoint import JOURNAL, Checkpoint
 from heredity.digests import FileState, known_sha256, sha256_of, state
 from heredity.errors import CheckpointError, DiskFullError, MismatchError
 from heredity.execute import choose
@@ -27,7 +27,7 @@ from heredity.merging.data import statistics_files
 from heredity.merging.engine import Facts, Merge, Target
 from heredity.merging.plan import Plan, output_dtype
 from heredity.tomlfile import to_toml
-from heredity.writer import JOURNAL, CheckpointWriter, Planned, Shard, Written, write_shard
+from heredity.writer import CheckpointWriter, Planned, Shard, Written, write_shard
 
 LOCK, RECIPE = "heredity.lock.json", "heredity.toml"
 _FACTS = ".heredity-facts-{}.json"  # of a finished shard, until the merge is whole
