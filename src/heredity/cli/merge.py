@@ -26,6 +26,10 @@ from heredity.cli import _options
 @click.option(
     "--hash-inputs", is_flag=True, help="Record the models' sha256 even if they must be read for it."
 )
+@click.option(
+    "--report", "page", type=click.Path(path_type=Path), metavar="FILE",
+    help="Write a page of what the merge did, and beside it a table, FILE with .parquet; not into OUT.",
+)  # fmt: skip
 @click.option("--dry-run", is_flag=True, help="Plan and check, write nothing.")
 @_options.as_adapter
 @_options.rank
@@ -39,11 +43,12 @@ from heredity.cli import _options
 @_options.quiet
 def command(
     recipe: Path, out: Path, donor: str | None, dtype: str | None, shard_gb: float, agreed: Path | None,
-    hash_inputs: bool, dry_run: bool, as_adapter: bool, rank: int | None, jobs: int, ray: str | None,
+    hash_inputs: bool, page: Path | None, dry_run: bool, as_adapter: bool, rank: int | None, jobs: int, ray: str | None,
     settings: tuple[str, ...], resume: bool, overwrite: bool, as_json: bool, quiet: bool,
 ) -> None:  # fmt: skip
     """Merge the models of RECIPE (TOML, or mergekit's YAML) into the folder OUT."""
     from heredity.cli._overrides import overrides
+    from heredity.errors import ConfigError
     from heredity.merging.adapter_changes import adapter_summary
     from heredity.merging.output import check_agreed
     from heredity.merging.recipe import Recipe, asked
@@ -52,6 +57,8 @@ def command(
     from heredity.merging.tables import grouped_rows, tensor_rows
     from heredity.merging.verify import read_lock
 
+    if page is not None and page.absolute().is_relative_to(out.absolute()):
+        raise ConfigError(f"{page}: lies in {out}, which is a checkpoint and nothing else", "put it beside")
     if not quiet:
         logging.basicConfig(level=logging.INFO, format="%(message)s")
     read = Recipe.load(recipe, overrides(settings))
@@ -95,6 +102,11 @@ def command(
     sizes = {name: merge.plan.tensors[name].size for name in lock["tensors"]}
     layers = grouped_rows(tensor_rows(lock, sizes), ("layer",))
     lines = [f"{out}: {merged}, {written / 1e9:.2f} GB", *_table(layers)]
+    if page is not None:
+        from heredity.cli._merge_report import write_merge_report
+
+        files = [str(file) for file in write_merge_report(out, page)]
+        values["report"], lines = files, [*lines, f"report: {', '.join(files)}"]
     _options.emit({**values, "layers": layers}, as_json=as_json, lines=lines)
 
 

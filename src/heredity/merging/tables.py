@@ -102,7 +102,7 @@ def layers_table(lock: Mapping[str, Any], sizes: Mapping[str, int] | None = None
 
 def _summed(rows: Sequence[Row]) -> Row:
     counts = [row["elements"] for row in rows]
-    found: Row = {"tensors": len(rows), "elements": sum(counts)}
+    found: Row = {"tensors": len(rows), "elements": sum(counts), "moved": None, "cosines": None}
     found |= {name: _mean([row[name] for row in rows], counts) for name in _MEANS}
     found["lerp"] = _mean([float(bool(row["lerp"])) for row in rows], counts)
     found["averaged"] = _mean([float(bool(row["averaged"])) for row in rows], counts)
