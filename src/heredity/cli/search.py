@@ -77,7 +77,7 @@ def command(
     elif by == "golden":
         best = search.golden_section(trace, tolerance=tolerance, patience=patience)
     elif by == "soup":
-        best = search.greedy_soup(trace, count)
+        best = search.greedy_soup(trace, count, patience=patience)
     elif by == "kin":
         best = search.kinship_greedy(trace, kinship(merge), top=top, patience=patience)
     else:

@@ -151,7 +151,8 @@ def _module(values: Mapping[str, Any], path: Path) -> tuple[Mapping[str, Any], M
     modules = values["modules"]
     if len(modules) != 1:
         raise ConfigError(
-            f"{path}: {len(modules)} 'modules' are not supported, one is", "merge them one by one"
+            f"{path}: {len(modules)} 'modules' are not supported, one is",
+            "name the models once, and use filters on the tensors' names",
         )
     (module,) = modules.values()
     for key in module:

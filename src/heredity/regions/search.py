@@ -105,18 +105,17 @@ def golden_section(
     return trace.best
 
 
-def greedy_soup(trace: Trace, count: int) -> Step:
+def greedy_soup(trace: Trace, count: int, *, patience: int | None = None) -> Step:
     """Add members in order of their own loss, each kept if the mean with it is better.
+
+    Args:
+        trace: where points are evaluated.
+        count: how many members there are.
+        patience: stop after so many members in a row that did not lower the loss.
 
     Source: Wortsman et al. 2022, arXiv 2203.05482, recipe 1.
     """
-    alone = [trace(_mean([i], count), "alone") for i in range(count)]
-    order = sorted(range(count), key=lambda i: (alone[i], i))
-    chosen, loss = [order[0]], alone[order[0]]
-    for member in order[1:]:
-        tried = trace(_mean([*chosen, member], count), f"with {member}")
-        if tried <= loss:
-            chosen, loss = [*chosen, member], tried
+    _selected(trace, {str(i): _mean([i], count) for i in range(count)}, "", patience)
     return trace.best
 
 
