@@ -154,4 +154,7 @@ def _check(rows: Tensor, dtype: str, where: str) -> None:
             f"{where}: activations are not finite", "the model is broken, or overflows in its dtype"
         )
     if dtype == "float16" and float(rows.abs().max()) > _HALF_MAX:
-        raise StoreError(f"{where}: activations too large for float16", "harvest with --dtype float32")
+        raise StoreError(
+            f"{where}: activations too large for float16",
+            "keep them as float32: --keep float32, or sae.keep in settings",
+        )

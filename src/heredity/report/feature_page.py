@@ -25,6 +25,9 @@ _SECTIONS: tuple[ModuleType, ...] = (
 )  # fmt: skip
 
 
+_ONLY_DEMO = (losses, sweep)  # `track` may have losses, and never has a sweep
+
+
 def draw(run: Run) -> str:
     """Render the page of a run; a section without its tables says in one line that it is not made yet."""
     view = View(run)
@@ -32,8 +35,16 @@ def draw(run: Run) -> str:
         title=f"What was inherited: {view.record['config'].get('name', run.path.resolve().name)}",
         kicker=f"heredity {view.record['command']} · features through fine-tuning and merging",
         lead=_findings(view),
-        sections=[_section(module, view) for module in _SECTIONS],
+        sections=[_section(module, view) for module in _SECTIONS if _drawn(module, view)],
     )
+
+
+def _drawn(module: ModuleType, view: View) -> bool:
+    """Say whether a section belongs on the page: not where its tables are empty, or never made by the command."""
+    tables = module.PLAN.tables
+    if view.record["command"] == "track" and not all(view.run.has_table(name) for name in tables):
+        return module not in _ONLY_DEMO
+    return view.has(*tables) or not all(view.run.has_table(name) for name in tables)
 
 
 def _findings(view: View) -> list[str]:

@@ -13,6 +13,7 @@ from heredity.errors import ConfigError
 from heredity.features.explain import build as build_explainer
 from heredity.features.verdicts import Tracking
 from heredity.models.train import LmTraining
+from heredity.studies.settings import assigned
 
 PRESETS = ("smoke", "small", "paper")
 
@@ -95,11 +96,13 @@ class Sae(_Settings, frozen=True, kw_only=True):
         batch_tokens: tokens per step.
         learning_rate: Adam's.
         beta2: Adam's.
+        dtype: in which a TopK's latents are nominated; the result is that of float32 (`features.train.Training`).
         l1: L1 coefficient of the base's ReLU SAE, for comparison; none without.
         mix: "shared" trains every SAE on the same tokens of all domains; "cumulative" on the domains that its
             member has seen, as the paper does.
         stream_tokens: distinct training tokens harvested per domain.
         evaluation_tokens: held-out tokens per domain on which quality is measured.
+        keep: number format of activations on disk.
     """
 
     site: str
@@ -110,10 +113,12 @@ class Sae(_Settings, frozen=True, kw_only=True):
     batch_tokens: Count = 2048
     learning_rate: Annotated[float, Meta(gt=0)] = 1e-3
     beta2: Annotated[float, Meta(ge=0, lt=1)] = 0.999
+    dtype: Literal["float32", "bfloat16"] = "float32"
     l1: Annotated[float, Meta(gt=0)] | None = None
     mix: Literal["shared", "cumulative"] = "shared"
     stream_tokens: Count = 100_000
     evaluation_tokens: Count = 16_000
+    keep: Literal["float16", "float32"] = "float16"
 
 
 class Tracked(Protocol):
@@ -238,28 +243,8 @@ def with_values(config: StudyConfig, assignments: tuple[str, ...]) -> StudyConfi
     Raises:
         ConfigError: no such path, or a value of another type.
     """
-    values = msgspec.to_builtins(config)
-    for assignment in assignments:
-        path, equals, text = assignment.partition("=")
-        if not equals:
-            raise ConfigError(f"--set {assignment}: not key=value", "for example --set sae.k=16")
-        try:
-            value = tomllib.loads(f"v = {text}")["v"]
-        except tomllib.TOMLDecodeError:
-            value = text
-        *parents, last = path.strip().split(".")
-        place: Any = values
-        try:
-            for part in parents:
-                place = place[int(part)] if isinstance(place, list | tuple) else place[part]
-            if not isinstance(place, dict):
-                raise KeyError(last)
-        except (KeyError, IndexError, ValueError, TypeError):
-            raise ConfigError(
-                f"--set {assignment}: no such setting", "`heredity demo --print-config` lists them"
-            ) from None
-        place[last] = value
-    return build(values, "--set")
+    hint = "`heredity demo --print-config` lists them"
+    return build(assigned(msgspec.to_builtins(config), assignments, hint), "--set")
 
 
 def plain(config: StudyConfig) -> dict[str, Any]:

@@ -9,7 +9,6 @@ import polars as pl
 
 from heredity.errors import HeredityError
 from heredity.family import Family, Member
-from heredity.gram import Gram
 from heredity.merging import merge
 from heredity.merging.slerp import Slerp
 from heredity.models.evaluate import lm_scores
@@ -18,6 +17,7 @@ from heredity.models.pour import pour
 from heredity.models.train import LmTraining, save_model, stage_seed, train_lm
 from heredity.run import Run
 from heredity.studies.features.config import StudyConfig
+from heredity.studies.features.distances import members_table
 from heredity.studies.features.text import Streams
 
 Say = Callable[[str], None]
@@ -167,35 +167,10 @@ def score(run: Run, config: StudyConfig, streams: Streams, *, device: str, say: 
                 + ", ".join(f"{d} {v:.3f}" for d, v in tables[-1].select("domain", "loss").iter_rows())
             )
     run.write_table("losses", pl.concat(tables))
-    run.write_table("members", members_table(run, config))
+    domains = {name: config.domains_of(name) for name in config.members}
+    tree = Family.load(run.folder("family") / "family.toml")
+    run.write_table("members", members_table(tree, config.root, domains))
     run.finish_stage("losses")
-
-
-def members_table(run: Run, config: StudyConfig) -> pl.DataFrame:
-    """Give each member's parents, size, and distance from the base and from its first parent, from the Gram matrix."""
-    family = Family.load(run.folder("family") / "family.toml")
-    gram = Gram.compute(family, reference=config.base.name, include_head=True)
-    products = gram.total()["all"].products
-    order = [gram.reference, *gram.members]
-    rows = []
-    for member in family.members:
-        i = order.index(member.name)
-        # Row 0 is the reference's own weights; its task vector is zero.
-        vector = [0.0] * len(order) if i == 0 else [float(v) for v in products[i]]
-        to_base = (vector[i] if i else 0.0) ** 0.5
-        rows.append({
-            "member": member.name, "relation": member.relation, "parents": list(member.parents),
-            "domains": list(config.domains_of(member.name)), "path": f"family/{member.name}",
-            "parameters": sum(t.size for t in family.checkpoint(member.name).tensors.values()),
-            "distance_to_base": to_base, "relative_to_base": to_base / float(products[0][0]) ** 0.5,
-            "parent_distances": [_distance(products, i, order.index(p)) for p in member.parents],
-        })  # fmt: skip
-    return pl.DataFrame(rows)
-
-
-def _distance(products: Any, i: int, j: int) -> float:
-    ii, jj, ij = (float(products[a][b]) if a and b else 0.0 for a, b in ((i, i), (j, j), (i, j)))
-    return max(0.0, ii + jj - 2 * ij) ** 0.5
 
 
 def _train(

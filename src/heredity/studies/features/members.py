@@ -1,10 +1,17 @@
 """The members of a run's family as live models: of RUN/family/family.toml, wherever their folders are."""
 
+from typing import Any
+
 from torch import nn
 
 from heredity.family import Family
-from heredity.models.load import load
+from heredity.features.feed import Ends, ends_of
+from heredity.models.architecture import kind_of, open_model
+from heredity.models.load import tokenizer
+from heredity.models.pour import pour
+from heredity.point import Point
 from heredity.run import Run
+from heredity.studies.features.text import Streams
 
 
 def family_of(run: Run) -> Family:
@@ -13,6 +20,18 @@ def family_of(run: Run) -> Family:
 
 
 def load_member(run: Run, name: str, *, device: str) -> nn.Module:
-    """Load a member in evaluation mode."""
+    """Load a member in evaluation mode; an adapter is poured into its parent."""
     family = family_of(run)
-    return load(family.root / family.member(name).path, device=device)
+    member = family.member(name)
+    if member.relation != "adapter":
+        return open_model(family.root / member.path, device=device)
+    live = load_member(run, member.parents[0], device=device)
+    checkpoint = family.checkpoint(name)
+    pour(Point((name,), [1.0]), {name: checkpoint}, live)
+    return live
+
+
+def ends_in(model: nn.Module, streams: Streams) -> Ends | None:
+    """Return [CLS] and [SEP] of an encoder; None for other models."""
+    config: Any = model.config
+    return ends_of(model, tokenizer(streams.tokenizer)) if kind_of(config) == "encoder" else None

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import numba
 
-from heredity.report.page import write_report
 from heredity.run import Run
-from heredity.studies.features import family, findings, lineage, text, track
+from heredity.studies.features import family, text
 from heredity.studies.features.config import StudyConfig
+from heredity.studies.features.following import follow_features
 
 
 def study(
@@ -42,12 +42,5 @@ def study(
     family.train_members(run, config, streams, device=device, progress=progress, say=say)
     family.merge_children(run, config, family.sweep(run, config, streams, device=device, say=say))
     family.score(run, config, streams, device=device, say=say)
-    write_report(run)
-    track.train_saes(run, config, streams, device=device, progress=progress, say=say)
-    track.evaluate_saes(run, config, streams, device=device, say=say)
-    write_report(run)
-    lineage.follow(run, config, streams, device=device, say=say)
-    run.write_table("findings", findings.findings(run, config))
-    write_report(run)
-    run.finish_stage("report")
+    follow_features(run, config, streams, device=device, progress=progress, say=say)
     return True

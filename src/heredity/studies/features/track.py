@@ -25,7 +25,7 @@ from heredity.run import Run
 from heredity.seeds import key
 from heredity.studies.features.config import Tracked
 from heredity.studies.features.family import Say
-from heredity.studies.features.members import load_member
+from heredity.studies.features.members import ends_in, load_member
 from heredity.studies.features.text import Streams
 
 CURVE = (8, 16, 32, 64)
@@ -126,7 +126,10 @@ def evaluate_saes(run: Run, config: Tracked, streams: Streams, *, device: str, s
             jobs = [j for j in _jobs(run, config, device) if j.member == member]
             saes = [load_sae(Path(job.out)) for job in jobs]
             ks = [k for k in CURVE if k <= config.sae.latents] if member == config.root else []
-            found = qualities([*saes, *(with_k(saes[0], k) for k in ks)], model, held_out, config.sae.site)
+            found = qualities(
+                [*saes, *(with_k(saes[0], k) for k in ks)], model, held_out, config.sae.site,
+                ends=ends_in(model, streams),
+            )  # fmt: skip
             for job, sae, one in zip(jobs, saes, found, strict=False):
                 who = {
                     "member": member,
@@ -170,6 +173,8 @@ def codes_of(run: Run, config: Tracked, streams: Streams, *, device: str) -> dic
                     config.sae.site,
                     run.folder("activations") / f"{member}-shared",
                     member=member,
+                    dtype=config.sae.keep,
+                    ends=ends_in(model, streams),
                 )
                 for job in missing:
                     encode(load_sae(Path(job.out)), store).save(run.folder("codes") / job.name)
@@ -187,14 +192,12 @@ def codes_of(run: Run, config: Tracked, streams: Streams, *, device: str) -> dic
 def _harvest(run: Run, config: Tracked, streams: Streams, member: str, device: str) -> None:
     domains = config.domains_of(member) if config.sae.mix == "cumulative" else streams.train.domains
     text = streams.train.of(domains).head(config.sae.stream_tokens)
+    model = load_member(run, member, device=device)
     with threads(config.threads):
         harvest(
-            load_member(run, member, device=device),
-            text,
-            config.sae.site,
-            _store(run, member),
-            member=member,
-        )
+            model, text, config.sae.site, _store(run, member), member=member, dtype=config.sae.keep,
+            ends=ends_in(model, streams),
+        )  # fmt: skip
 
 
 def _store(run: Run, member: str) -> Path:
@@ -207,7 +210,7 @@ def _jobs(run: Run, config: Tracked, device: str) -> list[SaeJob]:
         plan.append((config.root, "l1", 0))
     training = Training(
         tokens=config.sae.tokens, batch_tokens=config.sae.batch_tokens, rate=config.sae.learning_rate,
-        beta2=config.sae.beta2, dead_after_tokens=min(100_000, max(1, config.sae.tokens // 10)),
+        beta2=config.sae.beta2, dtype=config.sae.dtype, dead_after_tokens=min(100_000, max(1, config.sae.tokens // 10)),
         resample_every_tokens=min(500_000, max(1, config.sae.tokens // 6)),
     )  # fmt: skip
     return [

@@ -1,0 +1,86 @@
+"""What `heredity track` is asked: the family, the settings, and what they will cost."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from heredity.corpora.given import corpora
+from heredity.corpora.stream import TokenStream
+from heredity.errors import ConfigError
+from heredity.family import Family
+from heredity.report.formats import duration, size
+from heredity.studies.tracking import config as settings_of
+from heredity.studies.tracking import kin
+from heredity.studies.tracking.config import TrackConfig
+from heredity.studies.tracking.sizes import Sizes, matrix_speed
+
+
+def plan(
+    file: Path, data: Sequence[str], site: str | None, config: Path | None, assignments: Sequence[str]
+) -> tuple[Family, TrackConfig, Path]:
+    """Read the family and the settings, and check them against each other before any work.
+
+    Returns:
+        the family with local paths; the settings; the folder that relative paths of text start from.
+
+    Raises:
+        ConfigError: a setting or a site that does not exist, no text, a family without edges.
+        MismatchError: members of different tokenizers or widths.
+    """
+    family = Family.load(file)
+    given: dict[str, Any] = {"name": family.name, "family": str(file)}
+    if data:
+        given["text"] = _text(data)
+    if site is not None:
+        given["sae"] = {"site": site}
+    values = settings_of.settings(config, given, assignments)
+    local = kin.resolved(family)
+    kin.check_tokenizers(local)
+    asked = values["sae"].get("site")
+    values["sae"]["site"] = kin.check_site(local, asked)
+    chosen = settings_of.build(values)
+    root = Path.cwd() if data or config is None else config.parent
+    return local, chosen, root
+
+
+def domains(config: TrackConfig, root: Path) -> int:
+    """Return how many domains the text has."""
+    if config.text.stream is None:
+        return len(config.text.corpora)
+    return len(TokenStream.open(root / config.text.stream).domains)
+
+
+def shown(sizes: Sizes, config: TrackConfig, family: Family) -> tuple[dict[str, Any], list[str]]:
+    """Describe an estimate: as plain values, and as lines for people."""
+    speed = matrix_speed()
+    seconds = sizes.seconds(speed)
+    facts = {
+        **msgspec.to_builtins(sizes), "site": config.sae.site, "latents": config.sae.latents, "bytes": sizes.bytes,
+        "flops_per_second": speed, "core_seconds": seconds,
+    }  # fmt: skip
+    lines = [
+        f"family     {family.name}: {sizes.members} members, {sizes.edges} edges",
+        f"site       {config.sae.site}, {sizes.d:,} wide",
+        f"SAEs       {sizes.saes}: {sizes.d:,} → {config.sae.latents:,} latents, k = {config.sae.k}, on "
+        f"{config.sae.tokens:,} tokens each",
+        f"text       at most {sizes.train_tokens:,} tokens to train on, {sizes.shared_tokens:,} to compare on",
+        *(f"disk       {size(nbytes)} of {what}" for what, nbytes in sizes.disk_bytes.items()),
+        f"           {size(sizes.bytes)} in all",
+        f"work       {sizes.harvest_flops:.2g} FLOP in the models, {sizes.train_flops:.2g} in the SAEs, "
+        f"{sizes.firing_pairs:.2g} pairs of firings",
+        f"time       about {duration(seconds)} of one core, guessed from {speed / 1e9:.0f} GFLOP/s measured here",
+    ]
+    return facts, [line.replace("\u00a0", " ") for line in lines]
+
+
+def _text(data: Sequence[str]) -> dict[str, Any]:
+    """Return the text's settings: a ready stream, or corpora."""
+    streams = [one for one in data if (Path(one) / "tokens.bin").is_file()]
+    if streams and len(data) > 1:
+        raise ConfigError(f"{streams[0]}: is a token stream, beside other text", "give one stream, or text")
+    if streams:
+        return {"stream": streams[0]}
+    specs, archives = corpora(data)
+    return {"corpora": msgspec.to_builtins(specs), "archives": archives}
