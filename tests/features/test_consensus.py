@@ -11,10 +11,13 @@ from heredity.features.consensus import Consensus, Links, consensus, gathered, m
 from heredity.features.consensus_edges import ConsensusLineage
 from heredity.features.dictionary import dictionary
 from heredity.features.lineage import Lineage
+from heredity.features.sae import TopK
 from heredity.features.sae._format import load, save
 from heredity.features.sae._variant import Sparse
 from heredity.features.verdicts import Tracking
+from heredity.run import Run
 from heredity.seeds import generator
+from heredity.studies.features.lineage import save_dictionaries
 
 N = 60
 FAST = Tracking(resamples=40)
@@ -230,6 +233,16 @@ def test_a_dictionary_of_medoids_computes_what_their_own_saes_do(name, tmp_path)
         assert got.variant.k == 2
     assert got.metadata["consensus"] == {"seeds": [0, 1, 2], "needed": 2}
     assert got.metadata["member"] == "base"
+
+
+def test_the_study_saves_a_dictionary_of_every_member(agreed, tmp_path):
+    saes = {name: [some(TopK(d_sae=N, k=4), seed=s) for s in range(3)] for name in agreed.members}
+    run = Run.open(tmp_path / "run", command="demo", config={}, seed=0)
+    save_dictionaries(run, agreed, saes)
+    for name in ("base", "child"):
+        got = load(run.folder("saes") / f"{name}-consensus")
+        assert got.d_sae == len(agreed.of(name).medoid)
+        assert got.variant.k == max(1, round(agreed.codes(name).l0))
 
 
 def test_what_has_no_dictionary_is_refused():

@@ -52,7 +52,7 @@ def _compare(run: Run, config: Tracked, streams: Streams, *, device: str, say: S
     made["historical"] = historical_table(lineage, streams.shared, _strings(streams))
     agreed = ConsensusLineage(lineage)
     made |= inheritance.tables(lineage) | agreed.tables
-    _save_dictionaries(run, agreed, saes)
+    save_dictionaries(run, agreed, saes)
     for name, table in made.items():
         run.write_table(name, table)
     warnings = [*lineage.warnings, *_unequal(run)]
@@ -62,7 +62,7 @@ def _compare(run: Run, config: Tracked, streams: Streams, *, device: str, say: S
     run.finish_stage("lineage")
 
 
-def _save_dictionaries(run: Run, agreed: ConsensusLineage, saes: Mapping[str, Sequence[SAE]]) -> None:
+def save_dictionaries(run: Run, agreed: ConsensusLineage, saes: Mapping[str, Sequence[SAE]]) -> None:
     """Write every member's consensus features as an SAE."""
     for member in agreed.members:
         codes = agreed.codes(member)
