@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from heredity.cli import _options
+from heredity.cli import _options, _regions
 
 
 @click.group()
@@ -46,3 +46,6 @@ def domains(
         )
     names = [str(file) for file in files]
     _options.emit({"families": names}, as_json=as_json, lines=[f"family: {name}" for name in names])
+
+
+command.add_command(_regions.command)

@@ -6,7 +6,9 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from heredity.errors import StoreError
 from heredity.regions.candidates import Candidate
+from heredity.regions.evaluations import Score
 from heredity.regions.start import Start
 from heredity.seeds import generator
 
@@ -108,3 +110,32 @@ def start_findings(start: Start, table: pl.DataFrame, count: int) -> list[str]:
         f"{100 * start.cost['of brute force']:.0f} % of tuning them all."
     )
     return texts
+
+
+def paired_over_seeds(
+    first: Sequence[Score], second: Sequence[Score], *, seed: int, name: str, draws: int = 2000
+) -> tuple[float, float, float]:
+    """Return the mean difference of accuracy over seeds and rows, and the middle 95 % of resamples of both.
+
+    Args:
+        first: one score for each seed, on the same rows.
+        second: the same seeds from another start.
+        seed: of the resamples.
+        name: keys them.
+        draws: how many.
+    """
+    a, b = (np.array([_right(score) for score in scores], np.float64) for scores in (first, second))
+    seeds, n = a.shape
+    weights = np.ones(n) if first[0].weights is None else first[0].weights.astype(np.float64)
+    rng = generator(seed, "paired over seeds", name)
+    rows = rng.multinomial(n, np.full(n, 1 / n), size=draws) * weights
+    by_seed = (rows @ (a - b).T) / rows.sum(axis=1, keepdims=True)  # [draws, seeds]
+    chosen = rng.integers(seeds, size=(draws, seeds))
+    low, high = np.quantile(np.take_along_axis(by_seed, chosen, axis=1).mean(axis=1), [0.025, 0.975])
+    return float((((a - b) @ weights) / weights.sum()).mean()), float(low), float(high)
+
+
+def _right(score: Score) -> np.ndarray[Any, Any]:
+    if score.hits is None:
+        raise StoreError(f"{score.data}: no rows were kept", "measure it again in a new folder")
+    return score.hits

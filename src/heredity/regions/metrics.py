@@ -176,6 +176,7 @@ class LmLoss(msgspec.Struct, frozen=True, eq=False):
             scores.append(Score(
                 data=domain, loss=float(found.loss[mine].sum() / n), accuracy=float(found.correct[mine].sum() / n),
                 n=n, losses=(found.loss[mine] / found.n_tokens[mine]).astype(np.float32),
+                hits=(found.correct[mine] / found.n_tokens[mine]).astype(np.float32),
                 weights=found.n_tokens[mine].astype(np.float32),
             ))  # fmt: skip
         return scores

@@ -114,6 +114,21 @@ def roles(places: pl.DataFrame) -> Plot:
     return {"data": data, "layout": drawn}
 
 
+def scatter(table: pl.DataFrame, x: str, y: str, by: str, colours: Mapping[str, str], *, text: str) -> Plot:
+    """Draw points, one trace for each value of `by`, with the names of `text` on hover."""
+    data = []
+    for place, (name, colour) in enumerate(colours.items()):
+        rows = table.filter(pl.col(by) == name)
+        data.append({
+            "type": "scatter", "mode": "markers", "name": label(name), "x": rows[x].to_list(), "y": rows[y].to_list(),
+            "marker": {"size": 9, "color": colour, "symbol": _SYMBOLS[place % len(_SYMBOLS)]},
+            "text": [label(value) for value in rows[text]], "hovertemplate": "%{text}",
+        })  # fmt: skip
+    drawn = layout(x="axis 1", y="axis 2")
+    drawn["yaxis"] |= {"scaleanchor": "x", "scaleratio": 1}
+    return {"data": data, "layout": drawn}
+
+
 def intervals(rows: Sequence[Mapping[str, Any]], *, x_title: str, zero: bool = True) -> Plot:
     """Draw values with their intervals, one below the other.
 

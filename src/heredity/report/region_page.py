@@ -32,7 +32,7 @@ def draw(run: Run) -> str:
     """Render the page of a run; what has no table yet says so."""
     view = View(run)
     command = str(view.record["command"])
-    sections = [*_warnings(view), *_drawn(view), _settings(view)]
+    sections = [*_warnings(view), *_drawn(view), settings_section(view)]
     lead = view.table("findings").sort("order")["text"].to_list() if view.has("findings") else []
     return page(
         title=_TITLES[command], kicker=f"heredity {command}", lead=[text.replace(" %", "\u00a0%") for text in lead],
@@ -183,6 +183,14 @@ def start_sections(view: View) -> list[Section]:
     return sections
 
 
+def settings_section(view: View) -> Section:
+    """Give the settings and the seed of the run."""
+    config: dict[str, Any] = view.record["config"]
+    rows = [(name, str(value)) for name, value in config.items() if value not in (None, [], "", False)]
+    rows.append(("seed", str(view.record["seed"])))
+    return part("settings", "Settings", table=pl.DataFrame(rows, schema=["setting", "value"], orient="row"))
+
+
 def _drawn(view: View) -> list[Section]:
     sections: list[Section] = []
     if view.has("path", "barriers"):
@@ -204,10 +212,3 @@ def _warnings(view: View) -> list[Section]:
     if not view.has("warnings"):
         return []
     return [Section("data", "About the data", "map_warnings.j2", {"rows": view.table("warnings").to_dicts()})]
-
-
-def _settings(view: View) -> Section:
-    config: dict[str, Any] = view.record["config"]
-    rows = [(name, str(value)) for name, value in config.items() if value not in (None, [], "", False)]
-    rows.append(("seed", str(view.record["seed"])))
-    return part("settings", "Settings", table=pl.DataFrame(rows, schema=["setting", "value"], orient="row"))

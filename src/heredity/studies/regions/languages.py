@@ -1,0 +1,165 @@
+"""The family of the study for those without an encoder: one-layer language models over domains of text and code."""
+
+import copy
+import shutil
+import tempfile
+from collections.abc import Callable
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from heredity.corpora import Document, TokenStream, load, split, train_tokenizer, write_stream
+from heredity.family import Family, Member
+from heredity.models.load import initialise
+from heredity.models.load import load as load_model
+from heredity.models.train import LmTraining, save_model, stage_seed, train_lm
+from heredity.regions.evaluations import Score
+from heredity.regions.ground import Ground
+from heredity.regions.metrics import LmLoss, Metric
+from heredity.regions.place import Place
+from heredity.run import Run
+from heredity.studies.regions.config import LmFamily, RegionsStudy
+from heredity.studies.regions.material import Material, Regime
+
+Say = Callable[[str], None]
+_SPLIT = (0.80, 0.10, 0.10)
+
+
+class LmTuned(msgspec.Struct, frozen=True, eq=False):
+    """Loss after a copy of a language model is fine-tuned on a part of a domain, drawn by the seed.
+
+    Attributes:
+        train: the domain's training text.
+        held_out: its held-out text.
+        config: the schedule.
+        tokens: how many training tokens.
+        seed: of the contexts and their order.
+    """
+
+    train: TokenStream
+    held_out: TokenStream
+    config: LmTraining
+    tokens: int
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """ "tuned"."""
+        return "tuned"
+
+    @property
+    def data(self) -> tuple[str, ...]:
+        """The domain, held out."""
+        return self.held_out.domains
+
+    @property
+    def digest(self) -> str:
+        """Of the text, the schedule and the seed."""
+        facts = [self.train.digest, self.held_out.digest, msgspec.json.encode(self.config).decode()]
+        return sha256(" ".join([self.name, *facts, str(self.tokens), str(self.seed)]).encode()).hexdigest()
+
+    def measure(self, model: Any, place: Place) -> list[Score]:
+        """Fine-tune a copy of the model and score it."""
+        live = copy.deepcopy(model)
+        schedule = msgspec.structs.replace(self.config, epochs=self.tokens / self.train.n_tokens)
+        with tempfile.TemporaryDirectory() as work:
+            train_lm(
+                live, self.train, Path(work) / "state", config=schedule, seed=self.seed, label=place.name
+            )
+        return LmLoss(self.held_out).measure(live, place)
+
+
+def train_languages(
+    run: Run, config: RegionsStudy, settings: LmFamily, root: Path, *, device: str, say: Say
+) -> Material:
+    """Train the base and every member that is not there yet, and open the ground.
+
+    Raises:
+        CorpusError: a text cannot be had.
+    """
+    _texts(run, settings, root, say)
+    train, held_out = (TokenStream.open(run.folder("text") / name) for name in ("train", "held-out"))
+    _train(
+        run, settings, "base", None, train.of(list(settings.base_domains)), settings.base_tokens, settings.pretraining,
+        device, say,
+    )  # fmt: skip
+    members = [Member(name="base", path="base")]
+    for domain, kind in settings.kinds.items():
+        for seed in range(config.seeds):
+            name = f"{domain}-{seed}"
+            _train(
+                run,
+                settings,
+                name,
+                "base",
+                train.of(domain),
+                settings.tokens,
+                settings.finetuning,
+                device,
+                say,
+            )
+            labels: dict[str, str | int | float] = {"data": domain, "family": kind, "seed": seed}
+            members.append(Member(name=name, path=name, parents=("base",), labels=labels))
+    family = Family("regions", members, run.folder("models"))
+    family.save(run.folder("models") / "regions.toml")
+    ground = Ground.open(family, kind="lm", folder=run.folder("ground"), device=device)
+    tuning = config.centre.lm or settings.finetuning
+
+    def regime(tokens: int) -> Regime:
+        def tuned(domain: str, seed: int) -> Metric:
+            own = stage_seed(run.seed, "centre", seed)
+            return LmTuned(train.of(domain), held_out.of(domain), tuning, tokens, own)
+
+        return Regime(name=f"full, {tokens:,} tokens", sets=tuple(settings.kinds), tuned=tuned)
+
+    return Material(
+        family=family, everyone=family, ground=ground, metrics=[LmLoss(held_out.of(list(settings.kinds)))],
+        regimes=[regime(tokens) for tokens in config.centre.tokens], notes=(),
+    )  # fmt: skip
+
+
+def _texts(run: Run, settings: LmFamily, root: Path, say: Say) -> None:
+    if run.done("text"):
+        return
+    run.start_stage()
+    train: list[Document] = []
+    held_out: list[Document] = []
+    for corpus in settings.corpora:
+        documents = load(corpus, archives=settings.archives, seed=run.seed, root=root)
+        parts = split(documents, seed=run.seed, fractions=_SPLIT)
+        train += parts.train
+        held_out += parts.test
+        say(f"{corpus.domain}: {len(parts.train)} documents to train on")
+    folder = run.folder("text")
+    texts = [document.text for document in train if document.domain in settings.base_domains]
+    train_tokenizer(texts, vocab_size=settings.vocabulary, out=folder / "tokenizer")
+    for name, chosen, limit in (("train", train, None), ("held-out", held_out, settings.evaluation_tokens)):
+        write_stream(
+            chosen, folder / "tokenizer" / "tokenizer.json", folder / name, context=settings.context,
+            max_tokens_per_domain=limit, spread=name == "held-out", seed=run.seed,
+        )  # fmt: skip
+    run.finish_stage("text")
+
+
+def _train(
+    run: Run, settings: LmFamily, name: str, parent: str | None, stream: TokenStream, tokens: int, training: LmTraining,
+    device: str, say: Say,
+) -> None:  # fmt: skip
+    if run.done(name):
+        return
+    run.start_stage()
+    folder = run.folder("models")
+    seed = stage_seed(run.seed, "train", name)
+    model = (
+        initialise(settings.model | {"vocab_size": settings.vocabulary}, seed=seed, device=device)
+        if parent is None
+        else load_model(folder / parent, device=device)
+    )
+    schedule = msgspec.structs.replace(training, epochs=tokens / stream.n_tokens)
+    history = train_lm(model, stream, run.folder("work") / name, config=schedule, seed=seed, label=name)
+    save_model(model, run.folder("text") / "tokenizer", folder / name)
+    shutil.rmtree(run.folder("work") / name, ignore_errors=True)
+    say(f"{name}: loss {history[-1]['loss']:.3f}")
+    run.finish_stage(name, loss=history[-1]["loss"], tokens=history[-1]["tokens"])
