@@ -132,11 +132,11 @@ def test_large_tensors_are_estimated_from_four_places(tmp_path: Path) -> None:
     name = "model.layers.0.mlp.up_proj.weight"
     seen = read_lock(out)["tensors"][name]
     a, b, x, merged = (Checkpoint.open(tmp_path / m).read(name).ravel().astype(np.float64) for m in "abxo")
-    assert 0.05 < seen["sampled"] < 0.2
-    assert seen["cosine"] == pytest.approx(cosine(a - x, b - x), abs=0.02)
+    assert 0.04 < seen["sampled"] < 0.1
+    assert seen["cosine"] == pytest.approx(cosine(a - x, b - x), abs=0.03)
     assert seen["distances"] == pytest.approx([np.linalg.norm(a - x), np.linalg.norm(b - x)], rel=0.03)
     nearest = np.linalg.lstsq(np.stack([a - x, b - x], axis=1), merged - x, rcond=None)[0]
-    assert seen["effective"][1:] == pytest.approx(nearest.tolist(), abs=0.02)
+    assert seen["effective"][1:] == pytest.approx(nearest.tolist(), abs=0.03)
     assert seen["kept"] == pytest.approx([0.5, 0.5], abs=1e-5)  # counted, not estimated
 
 
@@ -149,7 +149,7 @@ def test_samples_are_whole_rows_inside_the_tensor(shape: tuple[int, ...], inputs
     assert all(0 <= start < stop <= size for start, stop in pieces)
     assert all(start % width == 0 and stop % width == 0 for start, stop in pieces)
     assert all(first[1] <= second[0] for first, second in pairwise(pieces))
-    assert sum(stop - start for start, stop in pieces) <= max(1 << 15, 4 * width)
+    assert sum(stop - start for start, stop in pieces) <= max(1 << 14, 4 * width)
 
 
 def test_effective_t() -> None:

@@ -1,7 +1,7 @@
 """What is said of a merged tensor in the lock: how its inputs lie to each other, and where the result lies.
 
 Where a method has measured the Gram matrix, from that, exactly. Elsewhere from a few pieces of the tensor, read
-again while they are in the page cache: enough for a cosine to ±0.01, and too few to be felt (`sampled` says what
+again while they are in the page cache: enough for a cosine to ±0.02, and too few to be felt (`sampled` says what
 share they are). What lies in the span of its inputs has its coefficients; of what does not, the nearest
 combination of its inputs is found by least squares (`effective`), with the share of the change it explains.
 """
@@ -24,7 +24,7 @@ from heredity.merging.lazy import MergedCheckpoint
 from heredity.merging.plan import Group
 
 _PIECES = 4
-_MOST, _LEAST = 1 << 15, 1 << 11  # elements of a sample: fewer for many inputs
+_MOST, _LEAST = 1 << 14, 1 << 11  # elements of a sample: fewer for many inputs
 _PAIRS = 15  # cosines that are all told; of more, the range
 _TINY = 1e-12
 
@@ -37,6 +37,7 @@ def observed(
     if not _is_worth_a_sample(method, group):
         yield from blocks
         return
+    deltas = task_vectors(method, group)
     pieces = sample_of(group.inputs[0].info(name).shape, len(group.inputs))
     taken = [np.empty(stop - start, np.float32) for start, stop in pieces]
     done = 0
@@ -47,12 +48,23 @@ def observed(
                 piece[low - start : high - start] = block[low - done : high - done]
         done += len(block)
         yield block
-    inputs = _read(group.inputs, name, pieces)
-    result = np.concatenate(taken) if taken else np.empty(0, np.float32)
-    seen = _of_sample(inputs, result, unmeasured(group.inputs, name), task_vectors(method, group), done)
-    exact = {*facts, *(("effective", "explained") if "coefficients" in facts else ())}
-    new = {key: value for key, value in seen.items() if key not in exact}  # an estimate replaces nothing
-    facts |= new if set(new) != {"sampled"} else {}
+    if not taken:
+        return
+    reference, changes = _read(group.inputs, name, pieces)
+    scale = done / len(reference)
+    products, signs = _measured(reference, changes, scale)
+    if not np.isfinite(products).all():
+        return
+    gram = msgspec.structs.replace(unmeasured(group.inputs, name), products=products)
+    seen = of_gram(gram, deltas=deltas)
+    if "coefficients" not in facts:
+        seen |= _nearest(products, changes, np.concatenate(taken) - reference, scale, deltas)
+    if deltas and len(changes) > 1:
+        seen["sign_conflicts"] = signs
+    new = {
+        key: _short(value) for key, value in seen.items() if key not in facts
+    }  # an estimate replaces nothing
+    facts |= new | ({"sampled": _short(1 / scale)} if new and scale > 1 else {})
 
 
 def of_gram(gram: TensorGram, *, deltas: bool) -> dict[str, Any]:
@@ -102,7 +114,7 @@ def effective_t(coefficients: Sequence[float], *, deltas: bool) -> float | None:
 def sample_of(shape: tuple[int, ...], inputs: int) -> list[tuple[int, int]]:
     """Return the ranges of elements that are looked at: all of a small tensor, else whole rows at four places."""
     size = int(np.prod(shape, dtype=np.int64))
-    limit = min(_MOST, max(_LEAST, (1 << 20) // inputs**2))
+    limit = min(_MOST, max(_LEAST, (1 << 19) // inputs**2))
     width = max(shape[-1], 1) if len(shape) > 1 else 1
     rows, each = size // width, max(1, limit // _PIECES // width)
     if size <= limit or rows <= _PIECES * each:
@@ -120,7 +132,8 @@ def _is_worth_a_sample(method: Method, group: Group) -> bool:
 
 def _read(
     inputs: Sequence[Checkpoint], name: str, pieces: Sequence[tuple[int, int]]
-) -> Float32[ndarray, "inputs n"]:
+) -> tuple[Float32[ndarray, " n"], Float32[ndarray, "models n"]]:
+    """Return the pieces of the first input, and what all others differ from it."""
     found = np.empty((len(inputs), sum(stop - start for start, stop in pieces)), np.float32)
     with ExitStack() as stack:
         for given, row in zip(inputs, found, strict=True):
@@ -128,38 +141,37 @@ def _read(
             for start, stop in pieces:
                 reader.read(start, stop, row[at : at + stop - start])
                 at += stop - start
-    return found
+    return found[0], np.subtract(found[1:], found[0], out=found[1:])
 
 
-def _of_sample(
-    inputs: Float32[ndarray, "inputs n"],
-    result: Float32[ndarray, " n"],
-    gram: TensorGram,
+def _measured(
+    reference: Float32[ndarray, " n"], changes: Float32[ndarray, "models n"], scale: float
+) -> tuple[Float64[ndarray, "k1 k1"], float]:
+    """Return the Gram matrix of [w_ref, Δ_1 … Δ_K], and the share of elements with Δ of both signs."""
+    vectors = np.empty((1 + len(changes), len(reference)))
+    vectors[0], vectors[1:] = reference, changes
+    opposite = (changes.max(axis=0) > 0) & (changes.min(axis=0) < 0)
+    return scale * (vectors @ vectors.T), np.count_nonzero(opposite) / len(opposite)
+
+
+def _nearest(
+    products: Float64[ndarray, "k1 k1"],
+    changes: Float32[ndarray, "models n"],
+    moved: Float32[ndarray, " n"],
+    scale: float,
     deltas: bool,
-    size: int,
 ) -> dict[str, Any]:
-    changes = (inputs[1:] - inputs[0]).astype(np.float64)
-    moved = (result - inputs[0]).astype(np.float64)
-    vectors = np.concatenate([inputs[:1].astype(np.float64), changes])
-    scale = size / max(len(result), 1)
-    products = scale * (vectors @ vectors.T)
-    length = scale * float(moved @ moved)
-    if not (np.isfinite(products).all() and np.isfinite(length)):
+    """Return the mixture of whole tensors that comes nearest to the result, and what it explains."""
+    length = scale * float(np.dot(moved.astype(np.float64), moved))
+    if not 0 < length < np.inf or not products[1:, 1:].any():
         return {}
-    facts = of_gram(msgspec.structs.replace(gram, products=products), deltas=deltas)
-    chosen: Float64[ndarray, " models"] = np.linalg.lstsq(
-        products[1:, 1:], scale * (changes @ moved), rcond=1e-10
-    )[0]
-    if length > 0 and products[1:, 1:].any():
-        left = moved - chosen @ changes
-        facts["effective"] = [1 - chosen.sum(), *chosen]
-        facts["explained"] = 1 - scale * float(left @ left) / length
-        if (t := effective_t(facts["effective"], deltas=deltas)) is not None:
-            facts["t"] = t
-    if deltas and len(changes) > 1:
-        facts["sign_conflicts"] = ((changes > 0).any(0) & (changes < 0).any(0)).mean()
-    facts = {key: _short(value) for key, value in facts.items()}
-    return facts | ({"sampled": _short(1 / scale)} if scale > 1 else {})
+    chosen = np.linalg.lstsq(products[1:, 1:], scale * (changes.astype(np.float64) @ moved), rcond=1e-10)[0]
+    left = moved - chosen @ changes
+    facts: dict[str, Any] = {"effective": [1 - chosen.sum(), *chosen]}
+    facts["explained"] = 1 - scale * float(left @ left) / length
+    if (t := effective_t(facts["effective"], deltas=deltas)) is not None:
+        facts["t"] = t
+    return facts
 
 
 def _short(value: Any) -> Any:
