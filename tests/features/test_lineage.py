@@ -87,7 +87,10 @@ def test_edges_have_floor_ceiling_and_heritability(lineage):
     assert row["persist"] == pytest.approx((N - 11) / N, abs=0.01)
     assert row["persist"] + row["disappear"] + row["undecided"] == pytest.approx(1)
     assert row["persist_child"] + row["emerge"] + row["emerge_undecided"] == pytest.approx(1)
+    assert (row["rare_parent"], row["rare_child"]) == (0, 1)  # apart: in no share
+    assert (row["n_parent"], row["n_child"]) == (N, N - 1)
     assert row["floor"] < 0.01
+    assert row["fdr"] <= row["fdr_high"] < 0.01
     assert row["ceiling"] == pytest.approx(1)
     assert row["heritability"] == pytest.approx(row["persist"], abs=0.01)
     assert row["heritability_low"] <= row["heritability"] <= row["heritability_high"]
@@ -122,6 +125,9 @@ def test_decoder_cosine_stands_beside_r(family, tokens):
     assert made["edges"]["decoder_cosine_median"].item() == pytest.approx(1)
     kept = made["matches"].filter(pl.col("rank") == 0, verdict="persists")
     np.testing.assert_allclose(kept["decoder_cosine"], 1)
+    other = tables.edge_tables(one, {"base": [rows], "left": [rows[:, :8]]})  # another basis: no cosine
+    assert other["edges"]["decoder_cosine_median"].item() is None
+    assert other["matches"]["decoder_cosine"].null_count() == other["matches"].height
     assert made["edges"]["heritability"].item() is None  # one seed: no ceiling
     assert any("no ceiling" in line for line in one.warnings)
 

@@ -119,4 +119,5 @@ def _cosine(
 
 
 def _median(values: Float64[ndarray, " n"]) -> float | None:
+    values = values[~np.isnan(values)]
     return float(np.median(values)) if len(values) else None

@@ -205,9 +205,12 @@ def cosines(
     first: ndarray,
     second: ndarray,
 ) -> Float64[ndarray, " n"]:
-    """Return the cosine of row first[n] of a and row second[n] of b; NaN where either is −1."""
+    """Return the cosine of row first[n] of a and row second[n] of b; NaN where either is −1, or for all if a and
+    b stand in bases of different widths."""
     there = (first >= 0) & (second >= 0)
     out = np.full(len(first), np.nan)
+    if a.shape[1] != b.shape[1]:
+        return out
     left, right = a[first[there]].astype(np.float64), b[second[there]].astype(np.float64)
     norms = np.linalg.norm(left, axis=1) * np.linalg.norm(right, axis=1)
     out[there] = (left * right).sum(axis=1) / np.where(norms > 0, norms, 1.0)
@@ -225,6 +228,7 @@ def _cosine_median(result: EdgeResult, decoders: Decoders | None) -> float | Non
             cosines(decoders[result.parent][s], decoders[result.child][t], own, both.parent.match[own])
         )
     values = np.concatenate(parts)
+    values = values[~np.isnan(values)]
     return float(np.median(values)) if len(values) else None
 
 
