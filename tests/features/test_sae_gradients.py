@@ -45,21 +45,13 @@ def jumprelu_loss(v, p, x, dead):
     return loss + (revival(p, z, p.decoder, error, dead, v.revive) if dead is not None else 0)
 
 
-def gated_loss(v, p, x, dead):
+def gated_loss(v, p, x, _):
     z = (x - p.b_dec) @ p.encoder.T
     gate, magnitude = z + p.extra[0], z * p.extra[1].exp() + p.extra[2]
     codes = (gate > 0) * magnitude.relu()
     error = codes @ p.decoder + p.b_dec - x
     frozen = gate.relu() @ p.decoder.detach() + p.b_dec.detach() - x
-    loss = error.square().sum() + v.l1 * gate.relu().sum() + frozen.square().sum()
-    if dead is None:
-        return loss
-    # Among the dead, rows of the decoder are not frozen, neither for the revival nor for a stray firing.
-    open_ = torch.from_numpy(dead)[:, None]
-    decoder = torch.where(open_, p.decoder, p.decoder.detach())
-    again = gate.relu() @ decoder + p.b_dec.detach() - x
-    loss = error.square().sum() + v.l1 * gate.relu().sum() + again.square().sum()
-    return loss + revival(p, gate, p.decoder, again, dead, v.revive)
+    return error.square().sum() + v.l1 * gate.relu().sum() + frozen.square().sum()
 
 
 def batchtopk_loss(v, p, x, dead):
@@ -74,7 +66,7 @@ def batchtopk_loss(v, p, x, dead):
 
 CASES = [
     (JumpReLU(d_sae=D_SAE, l0=0.7, threshold=0.4, bandwidth=0.6, revive=7), jumprelu_loss),
-    (Gated(d_sae=D_SAE, l1=0.3, revive=7), gated_loss),
+    (Gated(d_sae=D_SAE, l1=0.3), gated_loss),
     (BatchTopK(d_sae=D_SAE, k=4, revive=7), batchtopk_loss),
     (Crosscoder(d_sae=D_SAE, k=4, revive=7, members=("a", "b")), batchtopk_loss),
 ]

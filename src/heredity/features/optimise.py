@@ -48,6 +48,8 @@ class Adam(Struct, eq=False):
         for moments in (self.mean, self.square):
             for name in ("encoder", "decoder", "b_enc"):
                 getattr(moments, name)[where] = 0
+            if len(moments.extra):
+                moments.extra[:, where] = 0
 
     def _update(self, name: str, p: Parameters, gradients: Parameters, rate: float) -> None:
         w, g = getattr(p, name), getattr(gradients, name)

@@ -25,7 +25,7 @@ from heredity.features.initialise import check_finite, first_parameters, origin
 from heredity.features.joint import Activations
 from heredity.features.optimise import Adam
 from heredity.features.sae._sae import SAE
-from heredity.features.sae._variant import Extended, Variant
+from heredity.features.sae._variant import NO_EXTRA, Extended, Variant
 from heredity.features.sae.topk import TopK
 from heredity.features.selection import fastest_dtype
 from heredity.seeds import generator
@@ -134,7 +134,7 @@ def train(
                     f"the loss is not finite at step {state.step}",
                     "lower the learning rate",
                 )
-            if variant.aux_k == 0 and not isinstance(variant, Extended):
+            if variant.resampled:
                 _resample(variant, training, state, store, seed)
             if callback:
                 callback(metrics)
@@ -195,7 +195,8 @@ def _resample(variant: Variant, training: Training, state: _State, store: Activa
     draw = generator(seed, "resample", state.step)
     p = state.p
     x = torch.from_numpy(store.take(draw.integers(0, store.n_tokens, 8192))).to(p.b_dec.device) * state.scale
-    codes = variant.activate_dense(torch.addmm(p.b_enc, x - p.b_dec, p.encoder.T))
+    extra = variant.finish(p.extra, 1.0) if isinstance(variant, Extended) else NO_EXTRA
+    codes = variant.activate_dense(torch.addmm(p.b_enc, x - p.b_dec, p.encoder.T), extra)
     left = (x - torch.addmm(p.b_dec, codes, p.decoder)).double()
     chance = left.square().sum(dim=1).square().cpu().numpy()
     picked = draw.choice(len(x), size=len(dead), p=chance / chance.sum())
@@ -207,6 +208,8 @@ def _resample(variant: Variant, training: Training, state: _State, store: Activa
     p.decoder[where] = rows
     p.encoder[where] = rows * (0.2 * size)
     p.b_enc[where] = 0
+    if isinstance(variant, Extended):
+        p.extra[:, where] = variant.begin().to(x.device)[:, where]
     state.adam.forget(~alive)
     state.since[dead] = 0
 

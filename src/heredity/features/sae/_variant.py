@@ -55,6 +55,9 @@ class Variant(Struct, frozen=True, kw_only=True, tag=True):
     has_b_enc: ClassVar[bool] = True
     """Whether files of this architecture hold `b_enc`; it is 0 where they do not."""
 
+    resampled: ClassVar[bool] = False
+    """Whether dead latents are given the direction of a badly explained token now and then."""
+
     d_sae: int
 
     @abstractmethod
@@ -84,7 +87,7 @@ class Variant(Struct, frozen=True, kw_only=True, tag=True):
     @property
     @abstractmethod
     def aux_k(self) -> int:
-        """Dead latents that explain what is left over (AuxK); 0: dead latents are resampled instead."""
+        """Dead latents that explain what is left over (AuxK); 0: none."""
 
 
 class Extended(Variant, frozen=True, kw_only=True):

@@ -29,22 +29,22 @@ _TINY = float(np.finfo(np.float32).tiny)
 class Gated(Extended, frozen=True, kw_only=True):
     """ReLU codes behind a gate that shares the encoder; `b_enc` is not used and stays 0.
 
-    Dead latents are revived: the best of them explain what the gates of the live ones leave over.
+    Dead latents are resampled, as with L1: the charge drives their gates below 0 for every token, where no
+    gradient finds them.
 
     Attributes:
         l1: weight of Σ ReLU(π) per token beside the squared errors per token, over inputs scaled to a mean
             squared norm of d_in.
         warmup: share of the steps in which the charge rises from 0.
-        revive: dead latents per token that explain the residual; 0 switches revival off.
     """
 
     architecture: ClassVar[str] = "gated"
     has_b_enc: ClassVar[bool] = False
+    resampled: ClassVar[bool] = True
     extras: ClassVar[tuple[str, ...]] = ("b_gate", "r_mag", "b_mag")
 
     l1: Annotated[float, Meta(ge=0)]
     warmup: Annotated[float, Meta(gt=0, le=1)] = 0.1
-    revive: Annotated[int, Meta(ge=0)] = 64
 
     def activate(self, pre: Float32[ndarray, "tokens d_sae"], extra: Extra = NO_EXTRA) -> Sparse:
         """Return the magnitudes of the latents whose gate is open."""
@@ -85,7 +85,7 @@ class Gated(Extended, frozen=True, kw_only=True):
     ) -> Step:
         """Add both paths' gradients, each as that of a plain SAE: the gate's, and the magnitudes'."""
         charge = self.l1 * min(1.0, progress / self.warmup)
-        gate = self._add_gate(p, x, gradients, charge, dead, dense)
+        gate = self._add_gate(p, x, gradients, charge, dense)
         main = self._add_magnitude(p, x, gradients, dense)
         return msgspec.structs.replace(main, loss=main.loss + gate.loss)
 
@@ -105,26 +105,20 @@ class Gated(Extended, frozen=True, kw_only=True):
 
     @property
     def aux_k(self) -> int:
-        """The auxiliary loss's k."""
-        return self.revive
+        """0: dead latents are resampled."""
+        return 0
 
-    def _add_gate(
-        self, p: Parameters, x: Tensor, gradients: Parameters, charge: float,
-        dead: Bool[ndarray, " d_sae"] | None, dense: bool,
-    ) -> Step:  # fmt: skip
-        """The gate as an L1 SAE whose decoder is frozen, but for dead latents, which must find a direction."""
+    def _add_gate(self, p: Parameters, x: Tensor, gradients: Parameters, charge: float, dense: bool) -> Step:
+        """The gate as an L1 SAE whose decoder is frozen."""
         view = Parameters(p.encoder, p.decoder, p.extra[0], p.b_dec)
         got = view.zeros()
-        low = np.zeros(self.d_sae, np.float32)
-        seen = add_gradients(_Above(low, self.revive), view, x, got, penalty=charge, dead=dead, dense=dense)
+        closed = np.zeros(self.d_sae, np.float32)
+        seen = add_gradients(_Above(closed), view, x, got, penalty=charge, dense=dense)
         gradients.encoder += got.encoder
         gradients.extra[0] += got.b_enc
         gradients.b_dec -= (
             got.b_enc @ p.encoder
         )  # as the encoder's input x − b_dec, not as the decoder's bias
-        if dead is not None and dead.any():
-            where = torch.from_numpy(dead).to(x.device)
-            gradients.decoder[where] += got.decoder[where]
         return seen
 
     def _add_magnitude(self, p: Parameters, x: Tensor, gradients: Parameters, dense: bool) -> Step:
@@ -133,7 +127,7 @@ class Gated(Extended, frozen=True, kw_only=True):
         view = Parameters(p.encoder * gain[:, None], p.decoder, b_mag, p.b_dec)
         got = view.zeros()
         low = (b_mag - gain * b_gate).clamp_min(0).cpu().numpy()  # m > low says π > 0 and m > 0
-        seen = add_gradients(_Above(low, 0), view, x, got, dense=dense)
+        seen = add_gradients(_Above(low), view, x, got, dense=dense)
         gradients.encoder.addcmul_(got.encoder, gain[:, None].expand_as(got.encoder))
         gradients.extra[1] += (got.encoder * view.encoder).sum(dim=1)
         gradients.extra[2] += got.b_enc
@@ -143,10 +137,12 @@ class Gated(Extended, frozen=True, kw_only=True):
 
 
 class _Above:
-    """Latents fire above given thresholds."""
+    """Latents fire above given thresholds; none is revived."""
 
-    def __init__(self, low: Float32[ndarray, " d_sae"], aux_k: int) -> None:
-        self.low, self.aux_k = low, aux_k
+    aux_k = 0
+
+    def __init__(self, low: Float32[ndarray, " d_sae"]) -> None:
+        self.low = low
 
     def activate(self, pre: Float32[ndarray, "tokens d_sae"]) -> Sparse:
         return above(pre, self.low)

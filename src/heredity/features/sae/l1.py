@@ -21,6 +21,7 @@ class L1(Variant, frozen=True, kw_only=True):
     """
 
     architecture: ClassVar[str] = "standard"
+    resampled: ClassVar[bool] = True
 
     l1: Annotated[float, Meta(ge=0)]
 
