@@ -81,7 +81,7 @@ def contexts_table(
     Columns: member, seed, latent, rank, domain, document, position (of the peak in the stream), tokens,
     activations, peak.
     """
-    document, domain = np.asarray(stream.document), np.asarray(stream.domain)
+    document, domain, text = np.asarray(stream.document), np.asarray(stream.domain), np.asarray(stream.tokens)
     rows = []
     for latent in latents:
         tokens, values = codes.of_latent(latent)
@@ -99,7 +99,7 @@ def contexts_table(
                     "domain": stream.domains[domain[tokens[peak]]],
                     "document": stream.document_keys[document[tokens[peak]]],
                     "position": int(tokens[peak]),
-                    "tokens": [decode(int(t)) for t in stream.tokens[start:stop]],
+                    "tokens": [decode(int(t)) for t in text[start:stop]],
                     "activations": shown.tolist(),
                     "peak": float(values[peak]),
                 }

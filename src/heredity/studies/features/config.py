@@ -143,6 +143,9 @@ class Tracked(Protocol):
     def explainers(self) -> tuple[dict[str, Any], ...]: ...
 
     @property
+    def explain(self) -> int: ...
+
+    @property
     def threads(self) -> int: ...
 
     @property
@@ -161,6 +164,7 @@ class StudyConfig(_Settings, frozen=True, kw_only=True):
         lineage: how features are matched; the definitions are in docs/features.md.
         highlights: features shown per edge and kind.
         explainers: how they are put into words: the name and the settings of each explainer.
+        explain: latents of each member that are explained beside the highlights, the most telling first.
         threads: of the language models' training, recorded because sums depend on it.
         workers: processes for SAEs; they do not change a number.
     """
@@ -174,6 +178,7 @@ class StudyConfig(_Settings, frozen=True, kw_only=True):
     lineage: Tracking = Tracking()
     highlights: Count = 10
     explainers: tuple[dict[str, Any], ...] = ({"name": "rules"},)
+    explain: Annotated[int, Meta(ge=0)] = 500
     threads: Count = 2
     workers: Count = 2
 

@@ -30,6 +30,7 @@ def describe_meaning(
     codes: Mapping[str, Codes],
     decoders: Mapping[str, Decoder],
     shown: Mapping[str, Sequence[int]],
+    explained: Mapping[str, Sequence[int]],
     decode: Decode,
     *,
     device: str,
@@ -41,7 +42,8 @@ def describe_meaning(
         run, config, streams: of the study.
         codes: of each member's first SAE.
         decoders: W_dec of the same SAEs.
-        shown: the latents of each member that are explained and measured; all have their statistics and effects.
+        shown: the latents of each member whose effects are measured; all have their statistics and direct effects.
+        explained: the latents of each member that are put into words, the most wanted first.
         decode: text of a token.
         device: torch device of the models.
         say: takes one line of progress at a time.
@@ -55,7 +57,7 @@ def describe_meaning(
         explanations_table(
             codes[name], streams.shared, decode, latents, seed=run.seed, explainers=explainers, folder=folder
         )
-        for name, latents in shown.items()
+        for name, latents in explained.items()
         if latents
     ]
     if tables and explainers:

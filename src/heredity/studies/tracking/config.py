@@ -59,7 +59,7 @@ class TrackConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     lineage: Tracking = Tracking()
     highlights: Count = 10
     explainers: tuple[dict[str, Any], ...] = ({"name": "rules"},)
-    explain: Annotated[int, Meta(ge=0)] = 1000
+    explain: Annotated[int, Meta(ge=0)] = 500
     threads: Count = 1
     workers: Count = 1
 
