@@ -21,6 +21,7 @@ from heredity.features.sae._variant import Extended, Variant
 from heredity.seeds import generator
 
 _SAMPLE = 16_384
+_BLOCK = 1024
 
 
 def first_parameters(
@@ -42,7 +43,9 @@ def first_parameters(
     scale = input_scale(rows)
     if start is not None:
         return warm_parameters(start, variant, store, scale), scale
-    p = random_parameters(store.d, variant.d_sae, geometric_median(rows * scale), seed)
+    median = geometric_median(rows) * scale
+    del rows  # hundreds of megabytes for a wide site
+    p = random_parameters(store.d, variant.d_sae, median, seed)
     if isinstance(variant, Extended):
         p.extra = variant.begin()
     return p, scale
@@ -86,7 +89,7 @@ def input_scale(rows: Float64[ndarray, "n d"]) -> float:
     Raises:
         StoreError: all rows are zero, or one is not finite.
     """
-    mean_square = float(np.square(rows).sum(axis=1).mean())
+    mean_square = float(np.einsum("td,td->", rows, rows)) / len(rows)
     if not 0 < mean_square < np.inf:
         what = "every activation is 0" if mean_square == 0 else "activations are not finite"
         raise StoreError(what, "the site is of no use: choose another one, or mend the model")
@@ -105,7 +108,7 @@ def geometric_median(
     """
     point = rows.mean(axis=0)
     for _ in range(limit):
-        distance = np.sqrt(np.square(rows - point).sum(axis=1))
+        distance = _distances(rows, point)
         # A row that the point sits on has no direction to pull in; the floor keeps its weight finite.
         weight = 1 / np.maximum(distance, 1e-12 + 1e-9 * distance.mean())
         moved = weight @ rows / weight.sum()
@@ -116,11 +119,24 @@ def geometric_median(
     return point
 
 
+def _distances(rows: Float64[ndarray, "n d"], point: Float64[ndarray, " d"]) -> Float64[ndarray, " n"]:
+    """Return every row's distance to a point, some rows at a time."""
+    found = np.empty(len(rows))
+    for start in range(0, len(rows), _BLOCK):
+        found[start : start + _BLOCK] = np.linalg.norm(rows[start : start + _BLOCK] - point, axis=1)
+    return found
+
+
 def random_parameters(d_in: int, d_sae: int, median: Float64[ndarray, " d"], seed: int) -> Parameters:
     """Return decoder rows drawn on the unit sphere, an encoder equal to them, and b_dec at the median."""
-    draw = generator(seed, "sae init").standard_normal((d_sae, d_in))
-    rows = torch.from_numpy((draw / np.linalg.norm(draw, axis=1, keepdims=True)).astype(np.float32))
-    return Parameters(rows.clone(), rows, torch.zeros(d_sae), torch.from_numpy(median.astype(np.float32)))
+    draw, rows = generator(seed, "sae init"), np.empty((d_sae, d_in), np.float32)
+    for start in range(0, d_sae, _BLOCK):
+        some = draw.standard_normal((min(_BLOCK, d_sae - start), d_in))
+        rows[start : start + _BLOCK] = some / np.linalg.norm(some, axis=1, keepdims=True)
+    decoder = torch.from_numpy(rows)
+    return Parameters(
+        decoder.clone(), decoder, torch.zeros(d_sae), torch.from_numpy(median.astype(np.float32))
+    )
 
 
 def warm_parameters(start: SAE, variant: Variant, store: Activations, scale: float) -> Parameters:
