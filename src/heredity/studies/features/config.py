@@ -15,7 +15,7 @@ from heredity.features.verdicts import Tracking
 from heredity.models.train import LmTraining
 from heredity.studies.settings import assigned
 
-PRESETS = ("smoke", "small", "paper")
+PRESETS = ("smoke", "small", "wide", "paper")
 
 Share = Annotated[float, Meta(gt=0, lt=1)]
 Count = Annotated[int, Meta(ge=1)]
@@ -202,7 +202,7 @@ class StudyConfig(_Settings, frozen=True, kw_only=True):
 
 
 def preset(name: str) -> StudyConfig:
-    """Load a preset that comes with the package: smoke, small or paper."""
+    """Load a preset that comes with the package: smoke, small, wide or paper."""
     if name not in PRESETS:
         raise ConfigError(f"no preset {name!r}", f"presets are {', '.join(PRESETS)}")
     source = resources.files("heredity.studies.features") / "presets" / f"{name}.toml"
