@@ -15,6 +15,7 @@ from heredity.merging import Recipe, merge
 from heredity.merging.expression import coefficients
 from heredity.merging.resolve import resolve
 from heredity.merging.settings import evaluate
+from heredity.merging.verify import verify
 
 
 @pytest.fixture(scope="module")
@@ -172,6 +173,25 @@ models = ["a", "b"]
         np.testing.assert_allclose(value, 0.75 * left + 0.25 * c[name], rtol=2e-6, atol=1e-7)
     point = resolve(Recipe.load(models / "recipe.toml")).point()
     assert point.members == ("a", "b", "c")
+
+
+def test_a_chain_is_verified_from_anywhere(
+    models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = """
+[merge]
+method = "linear"
+models = ["left", "first"]
+paths = { first = "c" }
+[merge.left]
+method = "slerp"
+t = 0.3
+models = ["a", "first"]
+"""
+    (models / "chain.toml").write_text(text)
+    out = resolve(Recipe.load(models / "chain.toml")).save(tmp_path / "out")
+    monkeypatch.chdir(tmp_path)
+    assert len(verify(out, tensors=50).tensors) == 30
 
 
 def test_a_chain_through_an_element_wise_method(models: Path) -> None:

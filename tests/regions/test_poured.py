@@ -4,6 +4,7 @@ import json
 import sys
 from pathlib import Path
 
+import polars as pl
 import pytest
 import torch
 
@@ -12,6 +13,8 @@ from heredity.cli._main import run
 from heredity.corpora.documents import Document
 from heredity.corpora.tokenizer import train_tokenizer
 from heredity.corpora.tokens import TokenStream, write_stream
+from heredity.merging import Recipe, Slerp
+from heredity.merging.resolve import resolve
 from heredity.models.evaluate import lm_scores
 from heredity.models.load import load
 
@@ -140,3 +143,49 @@ def test_search_among_pickled_models(
     assert "--allow-pickle-weights" in capsys.readouterr().err
     assert run([*command, "--json", "-q", "--allow-pickle-weights"]) == 0
     assert json.loads(capsys.readouterr().out)["steps"] == before
+
+
+@pytest.mark.parametrize("case", ["golden", "clusters"])
+def test_a_search_leaves_a_table_a_page_and_the_recipe_of_the_best(
+    case: str,
+    stream: TokenStream,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    head = {
+        "golden": '[merge]\nmethod = "slerp"\nt = 0.5\nmodels = ["a", "b"]',
+        "clusters": '[merge]\nmethod = "linear"\nmodels = [{ model = "a", weight = 9.0 }, "left", "c", "d"]\n'
+        '[merge.left]\nmethod = "linear"\nmodels = ["b"]',
+    }[case]
+    (tmp_path / "r.toml").write_text(head)
+    out = tmp_path / "elsewhere" / "search"
+    command = ["search", str(tmp_path / "r.toml"), "--data", str(tmp_path / "stream"), "--by", case, "-q"]
+    command += ["--tolerance", "0.4", "-o", str(out)]
+    assert run([*command, "--json"]) == 0
+    best = json.loads(capsys.readouterr().out)["best"]
+    table = pl.read_parquet(out / "tables" / "search.parquet")
+    assert table["loss"].min() == best["loss"]
+    assert "heredity search" in (out / "report.html").read_text()
+    if case == "clusters":
+        assert table["why"][0] == "cluster 0: a alone"
+        assert [f"weight {name}" for name in ("a", "left", "c", "d")] == table.columns[-4:]
+    prepared = resolve(Recipe.load(out / "best.toml"))
+    model = load(tmp_path / "a")
+    monkeypatch.chdir(tmp_path.parent)  # the recipe holds where the models are
+    prepared.load(model)
+    assert lm_scores(model, stream).summary()[0] == pytest.approx(best["loss"], rel=1e-6)
+    assert run(command) == 2
+    assert "--resume" in capsys.readouterr().err
+    monkeypatch.setattr("heredity.regions.poured.lm_scores", None)  # to evaluate again would fail
+    assert run([*command, "--resume"]) == 0
+
+
+def test_a_method_in_the_place_of_another_leaves_a_recipe_of_its_own(tmp_path: Path) -> None:
+    for seed, name in enumerate("ab"):
+        made = {n: (w, "F32") for n, w in weights(llama_shapes(1), seed, 0.1).items()}
+        write_checkpoint(tmp_path / name, made, config=LLAMA)
+    text = '[merge]\nmethod = "linear"\nmodels = [{ model = "a", weight = 9.0 }, "b"]\ndtype = "bfloat16"\nseed = 3'
+    (tmp_path / "r.toml").write_text(text)
+    found = resolve(Recipe.load(tmp_path / "r.toml")).using(Slerp(t=0.25)).recipe["merge"]
+    assert found == {"method": "slerp", "t": 0.25, "models": ["a", "b"], "dtype": "BF16", "seed": 3}

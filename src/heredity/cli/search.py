@@ -1,6 +1,6 @@
 """`heredity search`: find the t or the weights of a merge on validation text."""
 
-import json
+from contextlib import nullcontext
 from pathlib import Path
 
 import click
@@ -26,20 +26,25 @@ from heredity.errors import ConfigError
 @click.option(
     "--trace", "record", type=click.Path(path_type=Path), help="Keep the points here, and go on with it."
 )
+@_options.out
 @_options.device
 @_options.settings
 @_options.pickles
+@_options.resume
+@_options.overwrite
 @_options.as_json
 @_options.quiet
 def command(
     recipe: Path, data: Path, by: str, steps: int, tolerance: float, patience: int | None, top: int,
-    clusters: int | None, record: Path | None, device: str, settings: tuple[str, ...], as_json: bool,
-    quiet: bool,
+    clusters: int | None, record: Path | None, out: Path | None, device: str, settings: tuple[str, ...],
+    resume: bool, overwrite: bool, as_json: bool, quiet: bool,
 ) -> None:  # fmt: skip
-    """Find the t or the weights with which RECIPE's result has the lowest loss on a token stream."""
+    """Find the t or the weights with which RECIPE's result has the lowest loss on a token stream.
+
+    OUT gets the points as a table and a picture (report.html), and best.toml, the recipe to merge.
+    """
     import numpy as np
 
-    from heredity.atomic import write_text
     from heredity.cli._overrides import overrides
     from heredity.corpora.tokens import TokenStream
     from heredity.geometry.clusters import cluster
@@ -49,7 +54,10 @@ def command(
     from heredity.merging.resolve import resolve
     from heredity.models.load import load
     from heredity.regions import search
-    from heredity.regions.poured import kinship, loss_of_merges, searched
+    from heredity.regions.poured import at, kinship, loss_of_merges, searched
+    from heredity.regions.trace import Kept, write_best, write_tables
+    from heredity.report import write_report
+    from heredity.run import Run
 
     merge = resolve(Recipe.load(recipe, overrides(settings)))
     what = searched(merge)
@@ -58,51 +66,48 @@ def command(
         raise ConfigError(f"--by {by} does not search the {what} of {recipe}", f"--by {fit} does")
     stream = TokenStream.open(data)
     job = job_of(merge, input_states(merge), data=stream.digest)
-    known = {} if record is None else _known(record, job)
-    loss = loss_of_merges(merge, load(configured(merge.target.donor).path, device=device), stream)
+    run = None
+    if out is not None:
+        config = {
+            "recipe": str(recipe), "data": str(data), "by": by, "steps": steps, "tolerance": tolerance,
+            "patience": patience, "top": top, "clusters": clusters, "set": list(settings),
+        }  # fmt: skip
+        run = Run.open(out, command="search", config=config, seed=0, resume=resume, overwrite=overwrite)
+        record = record or run.folder("trace") / "trace.json"
+    kept = Kept(record, job)
+    with nullcontext() if run is None else run.recorded():
+        loss = loss_of_merges(merge, load(configured(merge.target.donor).path, device=device), stream)
 
-    def evaluate(weights: search.Weights) -> float:
-        value = loss(weights)
-        _options.say(f"{', '.join(f'{w:.4g}' for w in weights)}: loss {value:.5f}", quiet=quiet)
-        known[weights] = value
-        if record is not None:
-            kept = [{"weights": list(w), "loss": v} for w, v in known.items()]
-            write_text(record, json.dumps({"schema": 1, "job": job, "steps": kept}, indent=1) + "\n")
-        return value
+        def evaluate(weights: search.Weights) -> float:
+            value = loss(weights)
+            _options.say(f"{', '.join(f'{w:.4g}' for w in weights)}: loss {value:.5f}", quiet=quiet)
+            kept.add(weights, value)
+            return value
 
-    trace = search.Trace(evaluate, known)
-    count = len(merge.plan.groups[0].inputs) - merge.plan.groups[0].base
-    if by == "grid":
-        best = search.grid(trace, np.linspace(0, 1, steps).tolist())
-    elif by == "golden":
-        best = search.golden_section(trace, tolerance=tolerance, patience=patience)
-    elif by == "soup":
-        best = search.greedy_soup(trace, count, patience=patience)
-    elif by == "kin":
-        best = search.kinship_greedy(trace, kinship(merge), top=top, patience=patience)
-    else:
-        found = cluster(kinship(merge), clusters)
-        _options.say(f"{found.k} clusters: {found.labels.tolist()}", quiet=quiet)
-        best = search.clustered(trace, found.labels.tolist(), patience=patience)
+        trace = search.Trace(evaluate, kept.points)
+        models = [checkpoint.name for checkpoint in merge.plan.groups[0].inputs]
+        members = models[merge.plan.groups[0].base :]
+        if by == "grid":
+            best = search.grid(trace, np.linspace(0, 1, steps).tolist())
+        elif by == "golden":
+            best = search.golden_section(trace, tolerance=tolerance, patience=patience)
+        elif by == "soup":
+            best = search.greedy_soup(trace, len(members), patience=patience)
+        elif by == "kin":
+            best = search.kinship_greedy(trace, kinship(merge), top=top, patience=patience)
+        else:
+            found = cluster(kinship(merge), clusters)
+            _options.say(f"{found.k} clusters: {found.labels.tolist()}", quiet=quiet)
+            best = search.clustered(trace, found.labels.tolist(), patience=patience)
+        if run is not None:
+            write_tables(run, trace.steps, models if what == "t" else members, what)
+            write_best(run.path / "best.toml", merge, at(merge, best.weights))
+            write_report(run)
     rows = [step._asdict() for step in trace.steps]
     lines = [
         f"best: {', '.join(f'{w:.4g}' for w in best.weights)} with loss {best.loss:.5f} of {len(rows)} points"
     ]
+    lines += (
+        [] if run is None else [f"report: {run.path / 'report.html'}", f"recipe: {run.path / 'best.toml'}"]
+    )
     _options.emit({"best": best._asdict(), "steps": rows}, as_json=as_json, lines=lines)
-
-
-def _known(record: Path, job: str) -> dict[tuple[float, ...], float]:
-    """Return the points of an earlier run of the same search."""
-    if not record.exists():
-        return {}
-    try:
-        kept = json.loads(record.read_text(encoding="utf-8"))
-        steps = {tuple(step["weights"]): float(step["loss"]) for step in kept["steps"]}
-        same = kept["job"] == job
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ConfigError(f"{record}: is no trace of a search ({error!r})", "name another file") from None
-    if not same:
-        raise ConfigError(
-            f"{record}: is the trace of another recipe, other models or other text", "name another file"
-        )
-    return steps

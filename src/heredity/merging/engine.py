@@ -128,7 +128,15 @@ class Merge:
         >>> points = [prepared.using(Slerp(t=t / 10)).point() for t in range(11)]
         """
         groups = tuple(g._replace(methods=dict.fromkeys(g.methods, method)) for g in self.plan.groups)
-        kept = {k: v for k, v in self.recipe["merge"].items() if k in ("base", "models", "donor", "paths")}
+        before = {
+            field
+            for g in self.plan.groups
+            for m in g.methods.values()
+            for field in m.__struct_encode_fields__
+        }
+        kept = {k: v for k, v in self.recipe["merge"].items() if k not in {"method", "slices", *before}}
+        if "models" in kept:  # a model's own parameters would go before the method's
+            kept["models"] = [m if isinstance(m, str) else m["model"] for m in kept["models"]]
         recipe = {"merge": {"method": name_of(type(method)), **kept, **_fields(method)}}
         plan = self.plan._replace(groups=groups)
         return Merge(plan, self.target, recipe=recipe, seed=self.seed, grams=self._grams)

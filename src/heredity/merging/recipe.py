@@ -118,11 +118,12 @@ class Recipe(Struct, frozen=True, kw_only=True):
         Raises:
             ConfigError: something in it is unknown or cannot be used.
         """
-        nested = {
-            k: v for k, v in values.items() if isinstance(v, Mapping) and ("method" in v or "expression" in v)
-        }
-        inner = {k: cls.of(v, root=root, where=f"{where}.{k}") for k, v in nested.items()}
+        nested = {name: v for name, v in values.items() if _is_recipe(v)}
         paths, sources = _models(values, root, where)
+        inner = {
+            name: cls.of({**v, "paths": {**paths, **v.get("paths", {})}}, root=root, where=f"{where}.{name}")
+            for name, v in nested.items()
+        }
         if "expression" in values:
             return _algebra(values, paths, sources, inner, root, where)
         if not isinstance(values.get("method"), str):
@@ -200,6 +201,17 @@ def asked(
     return msgspec.structs.replace(recipe, **changed)
 
 
+def placed(record: Mapping[str, Any], models: Mapping[str, str]) -> dict[str, Any]:
+    """Return a recipe's plain values, its models and those of its chains found where `models` says.
+
+    Args:
+        record: of a recipe.
+        models: names → paths, whatever folder the recipe was read from.
+    """
+    inner = {k: placed(v, models) for k, v in record.items() if _is_recipe(v)}
+    return {**record, **inner, "paths": {**record.get("paths", {}), **models}}
+
+
 def checked(
     kind: type[Method], given: Mapping[str, Any], where: str
 ) -> tuple[dict[str, Setting], tuple[str, ...]]:
@@ -216,6 +228,10 @@ def checked(
                 f"unknown field '{key}' - at {where}", f"{kind.__name__} has: {', '.join(known)}"
             )
     return {key: _gradient(value) for key, value in given.items() if key in known}, notes
+
+
+def _is_recipe(value: Any) -> bool:
+    return isinstance(value, Mapping) and ("method" in value or "expression" in value)
 
 
 def _models(values: Mapping[str, Any], root: Path, where: str) -> tuple[dict[str, str], list[Source]]:

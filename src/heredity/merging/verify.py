@@ -16,7 +16,7 @@ from heredity.merging._open import adapter_on_base, input_files, open_input
 from heredity.merging.adapter_changes import changes, error_of, sketch
 from heredity.merging.engine import Merge
 from heredity.merging.output import LOCK
-from heredity.merging.recipe import Recipe
+from heredity.merging.recipe import Recipe, placed
 from heredity.merging.resolve import resolve
 from heredity.seeds import generator
 
@@ -107,8 +107,7 @@ def _check(file: Path, known: str, hint: str) -> None:
 
 
 def _made_again(out: Path, lock: dict[str, Any], count: int, seed: int) -> list[str]:
-    recipe = dict(lock["recipe"]["merge"])
-    recipe["paths"] = {**recipe.get("paths", {}), **lock["models"]}
+    recipe = placed(lock["recipe"]["merge"], lock["models"])
     merge: Merge = resolve(Recipe.of({**recipe, "seed": lock["seed"]}))
     names = list(lock["tensors"])
     chosen: list[str] = sorted(

@@ -1,6 +1,5 @@
 """Loss of a merge without a file: its point is poured into a live model, which reads a token stream."""
 
-from collections.abc import Callable
 from typing import Literal
 
 import msgspec
@@ -30,10 +29,10 @@ def loss_of_merges(merge: Merge, model: nn.Module, stream: TokenStream) -> Evalu
     Raises:
         ConfigError: the method has neither t nor weight.
     """
-    change = _changer(merge)
+    searched(merge)
 
     def evaluate(weights: Weights) -> float:
-        change(weights).load(model)
+        at(merge, weights).load(model)
         return float(lm_scores(model, stream).summary()[0])
 
     return evaluate
@@ -62,10 +61,9 @@ def kinship(merge: Merge) -> Float64[ndarray, "models models"]:
     return cosine(total.deltas if merge.plan.groups[0].base else centre(total.raw()))
 
 
-def _changer(merge: Merge) -> Callable[[Weights], Merge]:
+def at(merge: Merge, weights: Weights) -> Merge:
+    """Return the same merge at another t, or with other weights of its models."""
     method = next(iter(merge.plan.groups[0].methods.values()))
     if searched(merge) == "t":
-        return lambda weights: merge.using(msgspec.structs.replace(method, t=weights[0]))
-    return lambda weights: merge.using(
-        msgspec.structs.replace(method, weight=tuple(np.asarray(weights).tolist()))
-    )
+        return merge.using(msgspec.structs.replace(method, t=weights[0]))
+    return merge.using(msgspec.structs.replace(method, weight=tuple(np.asarray(weights).tolist())))
