@@ -63,7 +63,7 @@ def test_any_hash_seed_gives_the_same_bytes(root: Path) -> None:
     found = []
     for seed in ("1", "4242"):
         out = root / seed / "out"
-        merging(root, "r.toml", out, "--shard-gb", "4e-6", PYTHONHASHSEED=seed)
+        merging(root, "r.toml", out, "--shard-gb", "1e-5", PYTHONHASHSEED=seed)
         found.append(contents(out))
     assert len(found[0]) > 8
     assert found[0] == found[1]
@@ -72,8 +72,8 @@ def test_any_hash_seed_gives_the_same_bytes(root: Path) -> None:
 @pytest.mark.ray
 @pytest.mark.skipif(find_spec("ray") is None, reason="ray is not installed")
 def test_ray_gives_the_same_bytes(root: Path) -> None:
-    merging(root, "r.toml", root / "x" / "out", "--shard-gb", "4e-6")
-    merging(root, "r.toml", root / "y" / "out", "--shard-gb", "4e-6", "--ray", "local", "-j", "2")
+    merging(root, "r.toml", root / "x" / "out", "--shard-gb", "1e-5")
+    merging(root, "r.toml", root / "y" / "out", "--shard-gb", "1e-5", "--ray", "local", "-j", "2")
     assert contents(root / "x" / "out") == contents(root / "y" / "out")
 
 
