@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from heredity.errors import ConfigError
 from heredity.merging.recipe import Recipe, Source
 from heredity.merging.resolve import ordered_sources
 from heredity.merging.tables import as_table, grouped_rows, tensor_rows
@@ -21,7 +22,7 @@ def write_merge_report(out: Path, page: Path) -> list[Path]:
         Both files.
 
     Raises:
-        ConfigError: the folder is no merge.
+        ConfigError: the folder is no merge, or one that is an adapter.
     """
     from heredity.atomic import replacing, write_text
     from heredity.report.merge_page import draw_merge
@@ -41,6 +42,11 @@ def told(out: Path) -> Any:
     from heredity.tomlfile import to_toml
 
     lock = read_lock(out)
+    if "adapter" in lock:
+        raise ConfigError(
+            f"{out}: an adapter has no page; its ranks and errors are in its lock and card",
+            "report a whole model",
+        )
     written = Checkpoint.open(out)
     rows = tensor_rows(lock, {name: info.size for name, info in written.tensors.items()})
     recipe = Recipe.of(lock["recipe"]["merge"])

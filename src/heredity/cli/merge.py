@@ -65,6 +65,10 @@ def command(
     if agreed is not None:
         check_agreed(resolve(read), json.loads(agreed.read_text()), agreed)
     read = asked(read, donor=donor, dtype=dtype, as_adapter=as_adapter, rank=rank)
+    if page is not None and read.output == "adapter":
+        raise ConfigError(
+            f"{page}: an adapter has no page", "its ranks and errors are printed, and in its lock"
+        )
     merge = resolve(read)
     found = plan_summary(merge, read, out)
     if read.output == "adapter":

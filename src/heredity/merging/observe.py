@@ -1,8 +1,8 @@
 """What is said of a merged tensor in the lock: how its inputs lie to each other, and where the result lies.
 
 Where a method has measured the Gram matrix, from that, exactly. Elsewhere from a few pieces of the tensor, read
-again while they are in the page cache: enough for a cosine to ±0.02, and too few to be felt (`sampled` says what
-share they are). What lies in the span of its inputs has its coefficients; of what does not, the nearest
+again while they are in the page cache: enough for a cosine to about ±0.02, and too few to be felt (`sampled` says
+what share they are). What lies in the span of its inputs has its coefficients; of what does not, the nearest
 combination of its inputs is found by least squares (`effective`), with the share of the change it explains.
 """
 

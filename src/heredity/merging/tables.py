@@ -42,7 +42,7 @@ def tensor_rows(lock: Mapping[str, Any], sizes: Mapping[str, int] | None = None)
     return [
         dict.fromkeys(_TENSOR)
         | {"tensor": name, "layer": layer_of(name), "kind": kind_of(name), "elements": known.get(name, 1)}
-        | facts
+        | {key: value for key, value in facts.items() if key in _TENSOR}
         for name, facts in lock["tensors"].items()
     ]
 
