@@ -328,6 +328,10 @@ def test_from_the_command_line_to_a_merge(
     solved = np.linalg.solve(sum(grams), sum(g @ w for g, w in zip(grams, turned, strict=True)))
     got = Checkpoint.open(tmp_path / "regmean").read(name)
     np.testing.assert_allclose(got if config is GPT2 else got.T, solved, atol=2e-3)
+    lacking = tmp_path / "lacking.toml"
+    lacking.write_text('[merge]\nmethod="fisher"\nmodels=["a", "b"]\nstatistics=["a.stats", "c.stats"]')
+    assert run(["plan", str(lacking)]) == 1
+    assert "c.stats: no such statistics file" in capsys.readouterr().err
     swapped = tmp_path / "swapped.toml"
     swapped.write_text('[merge]\nmethod="fisher"\nmodels=["b", "a"]\nstatistics=["a.stats", "b.stats"]')
     capsys.readouterr()

@@ -9,6 +9,7 @@ from heredity.merging._blocks import BLOCK
 from heredity.merging._discovery import name_of
 from heredity.merging._method import DataMethod, ElementMethod, SpanMethod
 from heredity.merging._sparse import SparseMethod
+from heredity.merging.data import statistics_files
 from heredity.merging.engine import Merge
 from heredity.merging.output import planned_tensors
 from heredity.merging.recipe import Recipe
@@ -16,7 +17,12 @@ from heredity.merging.settings import matched_filters
 
 
 def plan_summary(merge: Merge, recipe: Recipe | None, out: Path | None = None) -> dict[str, Any]:
-    """Return what a merge will do, from headers only: sizes, passes, memory, filters."""
+    """Return what a merge will do, from headers only: sizes, passes, memory, filters.
+
+    Raises:
+        ConfigError: a method that needs statistics has not one file for each model.
+        StoreError: one of these files is missing.
+    """
     planned = planned_tensors(merge.plan, merge.target.dtype)
     methods = {type(method) for group in merge.plan.groups for method in group.methods.values()}
     passes, memory = 1, 0
@@ -42,6 +48,7 @@ def plan_summary(merge: Merge, recipe: Recipe | None, out: Path | None = None) -
         "free_bytes": shutil.disk_usage(there).free,
         "donor": merge.target.donor.name,
         "dtypes": sorted({tensor.dtype for tensor in planned if tensor.dtype in CODES}),
+        "statistics": [str(file) for file in statistics_files(merge.plan)],
         "filters": {} if recipe is None else _filters(merge, recipe),
         "notes": list(merge.plan.notes),
     }
