@@ -300,6 +300,7 @@ def test_the_command(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["merge", recipe, out, "--rank", "2"]) == 2
     assert "--as-adapter" in capsys.readouterr().err
     assert run(["verify", out]) == 0
+    assert "the error that is stated" in capsys.readouterr().out
     assert (
         run(["merge", recipe, out, "--overwrite", "-q"]) == 0
     )  # a whole model in its place: nothing is left

@@ -96,10 +96,11 @@ def command(
     if "adapter" in lock:
         facts = lock["adapter"]
         low, high = facts["ranks"]
+        error = facts["relative_error"]
+        off = f"the difference from the base is off by {error:.2g} of its norm" if error else "exact"
         lines = [
             f"{out}: an adapter of {facts['base_name']}, {merged}, {written / 1e6:.1f} MB",
-            f"rank {low if low == high else f'{low} to {high}'}; the difference from the base is off by "
-            f"{facts['relative_error']:.2g} of its norm",
+            f"rank {low if low == high else f'{low} to {high}'}; {off}",
         ]
         _options.emit({**values, "adapter": facts}, as_json=as_json, lines=lines)
         return
