@@ -5,7 +5,7 @@ from planted import stream
 from transformers import BertConfig, BertModel, GPT2Config, GPT2LMHeadModel, MistralConfig, MistralForCausalLM
 
 from heredity.errors import ConfigError, MismatchError, StoreError
-from heredity.features.ablate import ALL, ablate, acts_alone
+from heredity.features.ablate import ALL, ablate, acts_alone, spread
 from heredity.features.feed import Feed
 from heredity.features.sae import SAE, TopK
 from heredity.features.site import Site, editing
@@ -85,9 +85,9 @@ def brute_force(sae, model, tokens, site, latents):
     owner = np.asarray(tokens.document).reshape(tokens.blocks().shape)
     fires = fired[0].reshape(owner.shape)[:, :-1]
     n = len(tokens.document_keys)
-    return np.bincount(owner[:, 1:].ravel(), change.ravel(), n), np.bincount(
-        owner[:, :-1].ravel(), fires.ravel(), n
-    )
+    own, after = owner[:, :-1].ravel(), owner[:, 1:].ravel()
+    sums = [np.bincount(after, weights.ravel(), n) for weights in (change, np.abs(change))]
+    return *sums, np.bincount(own, fires.ravel(), n)
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -98,8 +98,9 @@ def test_equals_brute_force(name, batch_tokens, tokens, sae):
     got = ablate(sae, model, tokens, site, SETS, batch_tokens=batch_tokens)
     assert got.alone == alone
     for number, latents in enumerate(SETS):
-        change, firings = brute_force(sae, model, tokens, site, latents)
+        change, moved, firings = brute_force(sae, model, tokens, site, latents)
         np.testing.assert_allclose(got.change[number], change, atol=2e-4)
+        np.testing.assert_allclose(got.moved[number], moved, atol=4e-4)
         np.testing.assert_array_equal(got.firings[number], firings)
     assert np.abs(got.change).max() > 0.1
     np.testing.assert_array_equal(got.n_tokens, [62] * 4)
@@ -118,6 +119,21 @@ def test_the_table_is_the_sums_with_intervals(tokens, sae):
     for row in table.iter_rows(named=True):
         assert row["low"] <= row["loss_change"] <= row["high"]
     assert one[ALL]["per_firing"] == pytest.approx(got.change[3].sum() / got.firings[3].sum())
+
+
+def test_a_part_of_the_text_is_spread_over_its_documents(tokens, sae):
+    np.testing.assert_array_equal(spread(tokens, 64), [0, 2, 4, 6])  # four contexts in each of two domains
+    np.testing.assert_array_equal(spread(tokens, 1), [0, 4])
+    np.testing.assert_array_equal(spread(tokens, 10**6), spread(tokens, None))
+    model, site = mistral(1), MODELS["last MLP"][1]
+    some = ablate(sae, model, tokens, site, SETS, tokens_per_domain=64)
+    np.testing.assert_array_equal(some.n_tokens, [31] * 4)
+    few = ablate(sae, model, tokens, site, SETS, tokens_per_domain=32)
+    table = few.table(resamples=20)
+    assert table.filter(domain="plays")["low"].null_count() == len(SETS)  # one document has no interval
+    whole = ablate(sae, model, tokens, site, SETS)
+    assert (np.abs(some.change) > 0).any()
+    assert (some.moved <= whole.moved + 1e-9).all()
 
 
 def test_a_set_that_never_fires_changes_nothing(tokens, sae):

@@ -40,6 +40,7 @@ def measured(planned, effects, seed):
             np.array([0, 0, 1, 1]),
             np.full(4, 1000),
             change[member],
+            np.abs(change[member]),
             firings[member],
             True,
         )
@@ -73,15 +74,16 @@ def test_what_matters_alike_is_told_from_what_fires_alike(made):
     alike = measured(planned, {"base": own, "child": own[::-1]}, 1)
     strange = measured(planned, {"base": own, "child": generator(1, "effects").uniform(0, 1, N)}, 1)
     tables = ablation_tables(planned, alike, seed=0)
-    row = tables["ablation_alike"].filter(domain=ALL).row(0, named=True)
+    row = tables["ablation_alike"].filter(domain=ALL, effect="loss_change").row(0, named=True)
     assert row["n_pairs"] == 30
     assert row["spearman"] > 0.6
     assert row["spearman_low"] <= row["spearman"] <= row["spearman_high"]
     assert row["null_high"] < row["spearman"]
     assert row["p"] < 0.01
     other = ablation_tables(planned, strange, seed=0)["ablation_alike"].filter(domain=ALL).row(0, named=True)
+    assert other["effect"] == "loss_change"
     assert other["null_low"] < other["spearman"] < other["null_high"]
-    assert tables["ablation_alike"]["domain"].to_list() == ["plays", "python", ALL]
+    assert tables["ablation_alike"]["domain"].to_list() == ["plays", "plays", "python", "python", ALL, ALL]
 
 
 def test_every_set_is_listed_in_every_domain(made):
@@ -107,7 +109,7 @@ def test_too_few_pairs_have_no_correlation(made):
     few = plan(matches, settings, each=5, seed=0)
     effects = {"base": np.ones(N), "child": np.ones(N)}
     rows = ablation_tables(few, measured(few, effects, 2), seed=0)["ablation_alike"]
-    assert rows["spearman"].null_count() == 3
+    assert rows["spearman"].null_count() == rows.height == 6
     assert rows["mean_parent"].null_count() == 0
 
 

@@ -40,6 +40,7 @@ class Ablated(Struct, frozen=True, eq=False):
         domain: of each document; −1 for one without a token.
         n_tokens: predicted tokens of each document.
         change: loss without the set − loss, summed over a document's tokens, nats [sets, documents].
+        moved: the same of absolute changes: how far tokens' losses move, whichever way.
         firings: tokens with a next one on which a latent of the set fires [sets, documents].
         alone: whether sets shared passes.
     """
@@ -48,14 +49,16 @@ class Ablated(Struct, frozen=True, eq=False):
     domain: Int64[ndarray, " documents"]
     n_tokens: Int64[ndarray, " documents"]
     change: Float64[ndarray, "sets documents"]
+    moved: Float64[ndarray, "sets documents"]
     firings: Int64[ndarray, "sets documents"]
     alone: bool
 
     def table(self, *, seed: int = 0, resamples: int = 1000) -> pl.DataFrame:
         """Give every set's loss change per domain, with 95 % intervals by resampling documents within domains.
 
-        Columns: set, domain ("all" for all together), loss_change (nats per token of the domain), low, high,
-        firings, per_firing (nats per token on which the set fires; null where it fires on none).
+        Columns: set, domain ("all" for all together), loss_change (nats per token of the domain), low, high
+        (null for a domain of one document), moved (mean absolute change, nats per token), firings, per_firing
+        (nats per token on which the set fires; null where it fires on none).
         """
         parts, means = [], []
         for index, name in enumerate(self.domains):
@@ -80,14 +83,15 @@ class Ablated(Struct, frozen=True, eq=False):
         n: Float64[ndarray, " n"],
     ) -> pl.DataFrame:
         change, firings = self.change[:, own].sum(axis=1), self.firings[:, own].sum(axis=1)
-        low, high = np.percentile(total / n[:, None], [2.5, 97.5], axis=0)
+        low, high = np.percentile(total / n[:, None], [2.5, 97.5], axis=0) + (0 if len(own) > 1 else np.nan)
         return pl.DataFrame(
             {
                 "set": np.arange(len(change)), "domain": [name] * len(change),
-                "loss_change": change / self.n_tokens[own].sum(), "low": low, "high": high, "firings": firings,
+                "loss_change": change / self.n_tokens[own].sum(), "low": low, "high": high,
+                "moved": self.moved[:, own].sum(axis=1) / self.n_tokens[own].sum(), "firings": firings,
                 "per_firing": np.where(firings > 0, change / np.maximum(firings, 1), np.nan),
             }
-        ).with_columns(pl.col("per_firing").fill_nan(None))  # fmt: skip
+        ).with_columns(pl.col("low", "high", "per_firing").fill_nan(None))  # fmt: skip
 
 
 def ablate(
@@ -97,6 +101,7 @@ def ablate(
     site: str,
     sets: Sequence[Sequence[int]],
     *,
+    tokens_per_domain: int | None = None,
     batch_tokens: int | None = None,
 ) -> Ablated:
     """Measure the loss change of each set of latents on held-out text.
@@ -107,6 +112,7 @@ def ablate(
         stream: tokens to score; a context is scored on its own.
         site: where the SAE was trained.
         sets: latents removed together; a latent may be in several sets.
+        tokens_per_domain: score so many of each domain, in contexts spread evenly over it; None: all.
         batch_tokens: tokens per forward pass.
 
     Raises:
@@ -126,12 +132,26 @@ def ablate(
     blocks = stream.blocks()
     if not len(blocks):
         raise StoreError("the token stream is shorter than one context", "give it more text")
-    work = _Work(sae, Feed(model.eval()), Site.parse(site), stream, sets, batch_tokens)
+    chosen = spread(stream, tokens_per_domain)
+    blocks = blocks[chosen]
+    work = _Work(sae, Feed(model.eval()), Site.parse(site), stream, chosen, sets, batch_tokens)
     for start in range(0, len(blocks), work.step):
         work.add(start, torch.from_numpy(blocks[start : start + work.step].astype(np.int64)))
     domain = np.full(len(stream.document_keys), -1)
     domain[np.asarray(stream.document)] = np.asarray(stream.domain)
-    return Ablated(stream.domains, domain, work.n_tokens, work.change, work.firings, work.alone)
+    return Ablated(stream.domains, domain, work.n_tokens, work.change, work.moved, work.firings, work.alone)
+
+
+def spread(stream: TokenStream, tokens_per_domain: int | None) -> Int64[ndarray, " blocks"]:
+    """Choose contexts evenly over each domain, so that every document has its part; at least one a domain."""
+    if tokens_per_domain is None:
+        return np.arange(stream.n_blocks)
+    most, chosen = max(1, tokens_per_domain // stream.context), []
+    for number in range(len(stream.domains)):
+        own = np.flatnonzero(np.asarray(stream.domain_of_block) == number)
+        n = min(len(own), most)
+        chosen.append(own[np.arange(n) * len(own) // max(1, n)])
+    return np.concatenate(chosen)
 
 
 def acts_alone(feed: Feed, site: Site, ids: Tensor) -> bool:
@@ -197,6 +217,7 @@ class _Work:
         feed: Feed,
         site: Site,
         stream: TokenStream,
+        chosen: Int64[ndarray, " blocks"],
         sets: Sequence[Sequence[int]],
         batch_tokens: int | None,
     ) -> None:
@@ -204,9 +225,9 @@ class _Work:
         feed.check(stream)
         device = next(feed.model.parameters()).device
         self.step = max(1, (batch_tokens or default_batch(device)) // stream.context)
-        self.owner = np.asarray(stream.document).reshape(-1, stream.context).astype(np.int64)
+        self.owner = np.asarray(stream.document).reshape(-1, stream.context)[chosen].astype(np.int64)
         n_documents = len(stream.document_keys)
-        self.change = np.zeros((len(sets), n_documents))
+        self.change, self.moved = (np.zeros((len(sets), n_documents)) for _ in range(2))
         self.firings = np.zeros((len(sets), n_documents), np.int64)
         self.n_tokens = np.bincount(self.owner[:, 1:].ravel(), minlength=n_documents)
         latent = np.concatenate([np.asarray(one, np.int64) for one in sets] or [np.empty(0, np.int64)])
@@ -218,7 +239,7 @@ class _Work:
         self.alone = acts_alone(feed, site, first)
 
     def add(self, start: int, ids: Tensor) -> None:
-        """Count one batch of contexts, the first of them number `start` of the stream."""
+        """Count one batch of contexts, the first of them number `start` of those chosen."""
         with reading(self.feed.model, [self.site]) as seen:
             clean = self._losses(ids)
             rows = self.feed.rows(seen[self.site], len(ids), self.context, self.site).float().cpu().numpy()
@@ -240,7 +261,7 @@ class _Work:
             place, which = copies.cell_place[mine], copies.cell_set[mine]
             if self.alone:
                 after = self.owner[start + block[cell], place + 1]
-                np.add.at(self.change, (which, after), change[cell, place])
+                self._sum(which, after, change[cell, place])
                 continue
             first, of_copy = np.full(len(block), self.context), np.zeros(len(block), np.int64)
             np.minimum.at(first, cell, place)
@@ -249,7 +270,11 @@ class _Work:
                 np.arange(self.context - 1) >= first[:, None]
             )  # before it nothing changes
             after = self.owner[start + block[copy], place + 1]
-            np.add.at(self.change, (of_copy[copy], after), change[copy, place])
+            self._sum(of_copy[copy], after, change[copy, place])
+
+    def _sum(self, which: ndarray, document: ndarray, change: Float64[ndarray, " n"]) -> None:
+        np.add.at(self.change, (which, document), change)
+        np.add.at(self.moved, (which, document), np.abs(change))
 
     def _copies(self, codes: Sparse) -> _Copies:
         n_sets = len(self.change)

@@ -4,10 +4,11 @@ Of every edge a draw of the pairs that persist is ablated one by one, parent's l
 sets, everything that persists or disappears in the parent, and everything that emerges in the child. The first
 seed of each member stands for it.
 
-The effects of the two ends of each pair are correlated over the pairs (Spearman on ranks: a few latents have
-most of the effect). The null gives each parent's latent the partner of another pair that fires about as often:
-pairs are put in groups of five by the partner's firings, and partners move on by one place in each group, in an
-order drawn anew. What two latents owe to firing equally often is in the null.
+Two effects are correlated over the pairs' two ends: the loss change, and how far the losses of single tokens
+move, whichever way (Spearman, on ranks: a few latents have most of the effect). The null gives each parent's
+latent the partner of another pair that fires about as often: pairs are put in groups of five by the partner's
+firings, and partners move on by one place in each group, in an order drawn anew. What two latents owe to
+firing equally often is in the null.
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,6 +25,7 @@ from heredity.features.ablate import Ablated
 from heredity.features.verdicts import Tracking
 from heredity.seeds import generator
 
+EFFECTS = ("loss_change", "moved")
 _GROUP = 5
 _DRAWS = 1000
 _LEAST_PAIRS = 8
@@ -112,10 +114,10 @@ def ablation_tables(planned: Plan, measured: Mapping[str, Ablated], *, seed: int
 _SCHEMA = {
     "member": pl.String, "seed": pl.Int64, "kind": pl.String, "parent": pl.String, "child": pl.String,
     "latent": pl.Int64, "n_latents": pl.Int64, "domain": pl.String, "loss_change": pl.Float64,
-    "low": pl.Float64, "high": pl.Float64, "firings": pl.Int64, "per_firing": pl.Float64,
+    "low": pl.Float64, "high": pl.Float64, "moved": pl.Float64, "firings": pl.Int64, "per_firing": pl.Float64,
 }  # fmt: skip
 _ALIKE = {
-    "parent": pl.String, "child": pl.String, "domain": pl.String, "n_pairs": pl.Int64,
+    "parent": pl.String, "child": pl.String, "domain": pl.String, "effect": pl.String, "n_pairs": pl.Int64,
     "mean_parent": pl.Float64, "mean_child": pl.Float64, "pearson": pl.Float64, "spearman": pl.Float64,
     "spearman_low": pl.Float64, "spearman_high": pl.Float64, "null": pl.Float64, "null_low": pl.Float64,
     "null_high": pl.Float64, "p": pl.Float64,
@@ -161,24 +163,30 @@ def _alike(
     seed: int,
 ) -> list[dict[str, Any]]:
     rows = []
+    ends = [
+        (
+            table,
+            {one.latents[0]: n for n, one in enumerate(planned.sets[member]) if one.kind == "latent"},
+            column,
+        )
+        for member, table, column in zip(edge, tables, (0, 1), strict=True)
+    ]
     for domain in tables[0]["domain"].unique(maintain_order=True):
-        effects, firings = [], []
-        for member, table, column in zip(edge, tables, (0, 1), strict=True):
-            number = {one.latents[0]: n for n, one in enumerate(planned.sets[member]) if one.kind == "latent"}
-            mine = table.filter(domain=domain).sort("set")
-            at = [number[int(latent)] for latent in pairs[:, column]]
-            effects.append(mine["loss_change"].to_numpy()[at])
-            firings.append(mine["firings"].to_numpy()[at])
-        row: dict[str, Any] = {
-            "parent": edge[0], "child": edge[1], "domain": domain, "n_pairs": len(pairs),
-            "mean_parent": float(effects[0].mean()) if len(pairs) else None,
-            "mean_child": float(effects[1].mean()) if len(pairs) else None,
-        }  # fmt: skip
-        if len(pairs) >= _LEAST_PAIRS and all(np.ptp(effect) > 0 for effect in effects):
-            row |= _compared(
-                effects[0], effects[1], firings[1], generator(seed, "ablation null", *edge, domain)
-            )
-        rows.append(row)
+        mine = [
+            table.filter(domain=domain).sort("set")[[number[int(latent)] for latent in pairs[:, column]]]
+            for table, number, column in ends
+        ]
+        for effect in EFFECTS:
+            a, b = (one[effect].to_numpy() for one in mine)
+            row: dict[str, Any] = {
+                "parent": edge[0], "child": edge[1], "domain": domain, "effect": effect, "n_pairs": len(pairs),
+                "mean_parent": float(a.mean()) if len(pairs) else None,
+                "mean_child": float(b.mean()) if len(pairs) else None,
+            }  # fmt: skip
+            if len(pairs) >= _LEAST_PAIRS and np.ptp(a) > 0 and np.ptp(b) > 0:
+                draw = generator(seed, "ablation null", *edge, domain, effect)
+                row |= _compared(a, b, mine[1]["firings"].to_numpy(), draw)
+            rows.append(row)
     return rows
 
 

@@ -24,7 +24,6 @@ def remove(run: Run, config: Tracked, streams: Streams, *, device: str, say: Say
         return
     run.start_stage()
     planned = plan(run.table("matches"), config.lineage, each=PAIRS, seed=run.seed)
-    text = streams.test.head(max(streams.test.context, min(config.sae.evaluation_tokens, TOKENS)))
     measured = {}
     for member, sets in planned.sets.items():
         model = load_member(run, member, device=device)
@@ -34,7 +33,10 @@ def remove(run: Run, config: Tracked, streams: Streams, *, device: str, say: Say
             continue
         with threads(config.threads):
             sae = load_sae(run.folder("saes") / f"{member}-topk-0")
-            measured[member] = ablate(sae, model, text, config.sae.site, [one.latents for one in sets])
+            measured[member] = ablate(
+                sae, model, streams.test, config.sae.site, [one.latents for one in sets],
+                tokens_per_domain=min(config.sae.evaluation_tokens, TOKENS),
+            )  # fmt: skip
         say(f"{member}: loss without each of {len(sets)} latents and sets of them")
     for name, table in ablation_tables(planned, measured, seed=run.seed).items():
         run.write_table(name, table)
