@@ -40,9 +40,10 @@ def command(
     called again with the same settings.
     """
     from heredity.errors import ConfigError
-    from heredity.run import Run, to_toml
+    from heredity.run import Run
     from heredity.studies.regions import config as settings_of
     from heredity.studies.regions.study import study
+    from heredity.tomlfile import to_toml
 
     if resume and overwrite:
         raise ConfigError("--resume and --overwrite exclude each other", "choose one")

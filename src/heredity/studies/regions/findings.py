@@ -1,5 +1,6 @@
 """What the study found, in sentences: each number beside the paper's, each claim with its interval."""
 
+import numpy as np
 import polars as pl
 
 from heredity.regions.ground import Ground
@@ -58,7 +59,9 @@ def compute_table(run: Run, ground: Ground) -> pl.DataFrame:
         stage = "fine-tunes of members" if "rows" in facts or "tokens" in facts else name
         before = sums.setdefault(stage, [0.0, 0.0, 0])
         sums[stage] = [before[0] + facts["wall_seconds"], before[1] + facts["cpu_seconds"], before[2] + 1]
-    rows = [(stage, wall, cpu, int(count)) for stage, (wall, cpu, count) in sums.items()]
+    rows: list[tuple[str, float, float | None, int]] = [
+        (stage, wall, cpu, int(count)) for stage, (wall, cpu, count) in sums.items()
+    ]
     measured = sum(ground.evaluations.seconds.values())
     rows.append(("all measured places, whichever run", measured, None, len(ground.evaluations.seconds)))
     return pl.DataFrame(rows, schema=["stage", "wall_seconds", "cpu_seconds", "count"], orient="row")
@@ -103,32 +106,34 @@ def _separation(table: pl.DataFrame) -> list[str]:
 def _interpolation(table: pl.DataFrame) -> list[str]:
     texts = []
     for (kind,), here in table.group_by("kind", maintain_order=True):
-        share = {c: 100 * here[c].mean() for c in ("as_good_as_worse_end", "better_than_both")}  # type: ignore[operator]
+        mean = {c: _mean(here[c]) for c in ("barrier", "middle", "as_good_as_worse_end", "better_than_both")}
         texts.append(
-            f"Between two models of {kind}: mean barrier {here['barrier'].mean():.4f} nats, the middle "
-            f"{here['middle'].mean():+.4f} against the mean of the ends; nowhere worse than the worse end on "
-            f"{share['as_good_as_worse_end']:.0f} % of {here.height} pairs, somewhere better than both on "
-            f"{share['better_than_both']:.0f} %."
+            f"Between two models of {kind}: mean barrier {mean['barrier']:.4f} nats, the middle "
+            f"{mean['middle']:+.4f} against the mean of the ends; nowhere worse than the worse end on "
+            f"{100 * mean['as_good_as_worse_end']:.0f} % of {here.height} pairs, somewhere better than both on "
+            f"{100 * mean['better_than_both']:.0f} %."
         )
     return texts
 
 
 def _directions(table: pl.DataFrame) -> list[str]:
     means = table.group_by("direction", "radius", maintain_order=True).agg(pl.col("loss").mean())
-    start = means.filter(pl.col("radius") == 0)["loss"].mean()
-    far = means["radius"].max()
-    random = means.filter((pl.col("radius") == far) & (pl.col("direction") != "towards the base"))[
-        "loss"
-    ].mean()
-    base = means.filter((pl.col("radius") == far) & (pl.col("direction") == "towards the base"))[
-        "loss"
-    ].mean()
-    if not all(isinstance(v, float) for v in (start, random, base)):
+    far = max(means["radius"].to_list(), default=0.0)
+    inward = pl.col("direction") == "towards the base"
+    start = means.filter(pl.col("radius") == 0)["loss"]
+    outer = means.filter(pl.col("radius") == far)
+    random, base = outer.filter(~inward)["loss"], outer.filter(inward)["loss"]
+    if not len(start) or not len(random) or not len(base):
         return []
     return [
-        f"{far:g} times the members' spread from their centre, the loss rises by {random - start:.3f} in random "  # type: ignore[operator]
-        f"directions and by {base - start:.3f} towards (and past) the base."  # type: ignore[operator]
+        f"{far:g} times the members' spread from their centre, the loss rises by {_mean(random) - _mean(start):.3f} "
+        f"in random directions and by {_mean(base) - _mean(start):.3f} towards (and past) the base."
     ]
+
+
+def _mean(values: pl.Series) -> float:
+    """Return the mean of numbers as a float; NaN of none."""
+    return float(np.mean(values.to_numpy())) if len(values) else float("nan")
 
 
 def _centre(table: pl.DataFrame) -> list[str]:
