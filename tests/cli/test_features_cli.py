@@ -257,7 +257,7 @@ def test_an_interrupted_training_resumes_to_the_same_bytes(
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [
-        (["harvest", "{lm}", "--site", SITE.replace("proj", "prj"), "--data", "{news}"], 2, f"did you mean {SITE[:-6]}"),
+        (["harvest", "{lm}", "--site", SITE.replace("pro", "pr"), "--data", "{news}"], 2, f"did you mean {SITE[:-6]}"),
         (["harvest", "{lm}", "--site", "model.layers.0.mlp", "--data", "{news}"], 2, "MODULE:input or MODULE:output"),
         (["harvest", "{lm}", "--data", "{news}"], 2, "either --site, or --input-gram"),
         (["harvest", "{lm}", "--site", SITE, "--data", "nowhere"], 2, "nowhere: no such file"),

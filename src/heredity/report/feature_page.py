@@ -1,10 +1,13 @@
 """The feature study's page: what a family's children and merge inherited, section by section."""
 
+from pathlib import Path
 from types import ModuleType
 
+from heredity.report.feature_files import write_feature_files
 from heredity.report.html import Section, page
 from heredity.report.sections import (
     done,
+    every,
     family,
     features,
     flow,
@@ -21,7 +24,7 @@ from heredity.run import Run
 COMMANDS = ("demo", "track")
 
 _SECTIONS: tuple[ModuleType, ...] = (
-    done, family, losses, sweep, saes, flow, persistence, inheritance, features, limits,
+    done, family, losses, sweep, saes, flow, persistence, inheritance, features, every, limits,
 )  # fmt: skip
 
 
@@ -37,6 +40,11 @@ def draw(run: Run) -> str:
         lead=_findings(view),
         sections=[_section(module, view) for module in _SECTIONS if _drawn(module, view)],
     )
+
+
+def beside(run: Run, folder: Path) -> None:
+    """Write the features' own pages into the report's folder."""
+    write_feature_files(View(run), folder)
 
 
 def _drawn(module: ModuleType, view: View) -> bool:
@@ -57,5 +65,6 @@ def _findings(view: View) -> list[str]:
 def _section(module: ModuleType, view: View) -> Section:
     plan = module.PLAN
     if view.has(*plan.tables):
-        return Section(plan.anchor, plan.title, f"{plan.anchor}.j2", module.values(view))
+        script = getattr(module, "SCRIPT", None)
+        return Section(plan.anchor, plan.title, f"{plan.anchor}.j2", module.values(view), script)
     return Section(plan.anchor, plan.title, "missing.j2", {"waits_for": plan.waits_for})

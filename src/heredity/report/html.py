@@ -5,7 +5,8 @@
 
 Templates live in `templates/` and are always auto-escaped. A page that has a figure carries plotly.js once,
 gzipped (2 MB instead of 5) and unpacked by the browser. A content security policy forbids every request and
-every script but the page's own, so that no token of a corpus can do harm even where an escape is forgotten.
+every script but the page's own (and, where a section says so, data files beside it), so that no token of a
+corpus can do harm even where an escape is forgotten.
 """
 
 import base64
@@ -55,12 +56,14 @@ class Section(msgspec.Struct, frozen=True):
         title: its heading.
         template: file in `templates/`.
         values: what the template reads.
+        script: file in `templates/` that the section needs; it may load files that lie beside the page.
     """
 
     anchor: str
     title: str
     template: str
     values: Mapping[str, Any] = {}
+    script: str | None = None
 
 
 def page(*, title: str, lead: Sequence[str], sections: Sequence[Section], kicker: str = "") -> str:
@@ -74,12 +77,18 @@ def page(*, title: str, lead: Sequence[str], sections: Sequence[Section], kicker
     """
     bodies = [(section, render(section.template, **section.values)) for section in sections]
     drawn = any('class="plot-data"' in body for _, body in bodies)
-    own = _source("page.js")
+    names = list(dict.fromkeys(["page.js", *(section.script for section in sections if section.script)]))
+    own = [_source(name) for name in names]
     library, source = _plotly() if drawn else (None, None)
     style = Markup(palette.css() + "\n" + _source("page.css"))
     shell = {"title": title, "kicker": kicker, "lead": lead, "sections": bodies, "version": __version__}
     return render(
-        "page.j2", **shell, style=style, script=Markup(own), plotly=library, policy=_policy(own, source)
+        "page.j2",
+        **shell,
+        style=style,
+        scripts=[Markup(text) for text in own],
+        plotly=library,
+        policy=_policy([*own, source], beside=len(own) > 1),
     )
 
 
@@ -134,12 +143,14 @@ def _plotly() -> tuple[str, str]:
     return base64.b64encode(gzip.compress(source.encode(), mtime=0)).decode(), source
 
 
-def _policy(*scripts: str | None) -> str:
-    """Allow these inline scripts, inline styles and images made in the page; nothing from elsewhere."""
+def _policy(scripts: Sequence[str | None], *, beside: bool) -> str:
+    """Allow these inline scripts, inline styles and images made in the page; of files, those beside it or none."""
     hashes = [
         base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts if script
     ]
-    scripts_allowed = " ".join(f"'sha256-{value}'" for value in hashes)
+    scripts_allowed = " ".join(
+        [*(f"'sha256-{value}'" for value in hashes), *(["'self'", "file:"] if beside else [])]
+    )
     return "; ".join((
         "default-src 'none'", f"script-src {scripts_allowed}", "style-src 'unsafe-inline'",
         "img-src data: blob:", "base-uri 'none'", "form-action 'none'",

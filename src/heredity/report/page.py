@@ -24,9 +24,12 @@ def write_report(run: Run, out: Path | None = None) -> Path:
     Raises:
         ConfigError: no page draws the command that made the run.
     """
-    html = page_for(str(run.record()["command"])).draw(run)
+    module = page_for(str(run.record()["command"]))
     out = run.path / "report.html" if out is None else out
-    write_text(out, html)
+    beside = getattr(module, "beside", None)  # a page may load files of data that lie beside it
+    if beside is not None:
+        beside(run, out.parent)
+    write_text(out, module.draw(run))
     return out
 
 

@@ -4,6 +4,7 @@ from typing import Any
 
 import polars as pl
 
+from heredity.report.feature_files import NEEDS
 from heredity.report.plan import Plan
 from heredity.report.view import View
 
@@ -23,6 +24,7 @@ def values(view: View) -> dict[str, Any]:
         "universal_count": view.table("universal")["index"].n_unique() if view.has("universal") else None,
         "n_members": len(view.members),
         "tau": view.tau,
+        "paged": view.has(*NEEDS),
         "edges": [edge for edge in _edges(table, cards) if edge["cards"]],
         "colours": view.colours,
     }

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import polars as pl
+
 from heredity.report.plan import Plan
 from heredity.report.view import View
 
@@ -18,4 +20,11 @@ def values(view: View) -> dict[str, Any]:
         "site": config.get("sae", {}).get("site"),
         "tau": view.tau,
         "explained": view.has("explanations"),
+        "rules_only": _rules_only(view),
     }
+
+
+def _rules_only(view: View) -> bool:
+    if not view.has("explanations") or "explainer" not in view.table("explanations").columns:
+        return True
+    return not view.table("explanations").filter(pl.col("explainer") != "rules").height
