@@ -21,6 +21,7 @@ from heredity.features.sae._variant import Extended, Variant
 from heredity.seeds import generator
 
 _SAMPLE = 16_384
+_FIRST = 2048
 _BLOCK = 1024
 
 
@@ -44,10 +45,13 @@ def first_parameters(
     if start is not None:
         return warm_parameters(start, variant, store, scale), scale
     median = geometric_median(rows) * scale
+    few = torch.from_numpy((rows[:: -(-len(rows) // _FIRST)] * scale).astype(np.float32))
     del rows  # hundreds of megabytes for a wide site
     p = random_parameters(store.d, variant.d_sae, median, seed)
     if isinstance(variant, Extended):
-        p.extra = variant.begin()
+        size = first_size(variant, p, few)
+        p.encoder *= size
+        p.extra = variant.begin(None, torch.full((variant.d_sae,), size))
     return p, scale
 
 
@@ -137,6 +141,19 @@ def random_parameters(d_in: int, d_sae: int, median: Float64[ndarray, " d"], see
     return Parameters(
         decoder.clone(), decoder, torch.zeros(d_sae), torch.from_numpy(median.astype(np.float32))
     )
+
+
+def first_size(variant: Extended, p: Parameters, x: Float32[Tensor, "tokens d_in"]) -> float:
+    """Return the factor of the encoder with which the first x̂ is nearest to x.
+
+    Random latents overlap, and more of them than directions overshoot: at first x̂ would be several times x, and
+    training would spend its highest rate on shrinking it.
+    """
+    centred = x - p.b_dec
+    again = variant.first_codes(centred @ p.encoder.T) @ p.decoder
+    energy = float(again.double().square().sum())
+    size = float((again.double() * centred.double()).sum()) / energy if energy > 0 else 1.0
+    return size if size > 0 else 1.0
 
 
 def warm_parameters(start: SAE, variant: Variant, store: Activations, scale: float) -> Parameters:

@@ -100,10 +100,14 @@ class Extended(Variant, frozen=True, kw_only=True):
     """Names of the weights in the finished SAE, each [d_sae]."""
 
     @abstractmethod
+    def first_codes(self, pre: Float32[Tensor, "tokens d_sae"]) -> Float32[Tensor, "tokens d_sae"]:
+        """Return what fires in the first step, were the encoder's rows of norm 1 and all biases 0."""
+
+    @abstractmethod
     def begin(
         self, extra: Extra | None = None, scale: Float32[Tensor, " d_sae"] | None = None
     ) -> Float32[Tensor, "n_extra d_sae"]:
-        """Return the first rows: fresh ones, or a finished SAE's whose codes become `scale` times as large."""
+        """Return the first rows: fresh ones, or a finished SAE's; its pre-activations are then × `scale`."""
 
     @abstractmethod
     def finish(self, rows: Float32[Tensor, "n_extra d_sae"], scale: float) -> dict[str, Tensor]:

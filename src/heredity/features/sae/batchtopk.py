@@ -48,6 +48,10 @@ class BatchTopK(Extended, frozen=True, kw_only=True):
         """Return the pre-activations with all that are not above the threshold set to 0."""
         return pre * (pre > extra["threshold"].clamp_min(0))
 
+    def first_codes(self, pre: Float32[Tensor, "tokens d_sae"]) -> Float32[Tensor, "tokens d_sae"]:
+        """Return the largest entries of the batch."""
+        return largest_codes(pre, self.k)
+
     def begin(
         self, extra: Extra | None = None, scale: Float32[Tensor, " d_sae"] | None = None
     ) -> Float32[Tensor, "1 d_sae"]:
@@ -130,12 +134,17 @@ class _Largest:
         return above(pre, np.full(pre.shape[1], low, np.float32))
 
     def activate_dense(self, pre: Float[Tensor, "tokens d_sae"]) -> Float[Tensor, "tokens d_sae"]:
-        n = min(self.k * len(pre), pre.numel())
-        cut = pre.flatten().topk(n, sorted=False).values.min().clamp_min(torch.finfo(pre.dtype).tiny)
-        codes = pre * (pre >= cut)
+        codes = largest_codes(pre, self.k)
         kept = codes[codes > 0]
         self.smallest = float(kept.min()) if len(kept) else 0.0
         return codes
+
+
+def largest_codes(pre: Float[Tensor, "tokens d_sae"], k: int) -> Float[Tensor, "tokens d_sae"]:
+    """Return a batch's pre-activations with all but the k·B largest positive ones set to 0."""
+    n = min(k * len(pre), pre.numel())
+    cut = pre.flatten().topk(n, sorted=False).values.min().clamp_min(torch.finfo(pre.dtype).tiny)
+    return pre * (pre >= cut)
 
 
 def smallest_kept(pre: Float32[ndarray, "tokens d_sae"], n: int, guess: float) -> float:

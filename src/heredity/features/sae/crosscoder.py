@@ -18,7 +18,7 @@ from heredity.errors import ConfigError
 from heredity.features.backward import Parameters, Step
 from heredity.features.sae._threshold import above, floor_of
 from heredity.features.sae._variant import NO_EXTRA, Extended, Extra, Sparse
-from heredity.features.sae.batchtopk import batch_gradients, first_threshold
+from heredity.features.sae.batchtopk import batch_gradients, first_threshold, largest_codes
 
 
 class Crosscoder(Extended, frozen=True, kw_only=True):
@@ -52,6 +52,10 @@ class Crosscoder(Extended, frozen=True, kw_only=True):
     ) -> Float[Tensor, "tokens d_sae"]:
         """Return the pre-activations with all that are not above the threshold set to 0."""
         return pre * (pre > extra["threshold"].clamp_min(0))
+
+    def first_codes(self, pre: Float32[Tensor, "tokens d_sae"]) -> Float32[Tensor, "tokens d_sae"]:
+        """Return the largest entries of the batch."""
+        return largest_codes(pre, self.k)
 
     def begin(
         self, extra: Extra | None = None, scale: Float32[Tensor, " d_sae"] | None = None

@@ -60,6 +60,10 @@ class Gated(Extended, frozen=True, kw_only=True):
         """Return the same as a dense tensor."""
         return (pre * extra["r_mag"].exp() + extra["b_mag"]).relu() * (pre + extra["b_gate"] > 0)
 
+    def first_codes(self, pre: Float32[Tensor, "tokens d_sae"]) -> Float32[Tensor, "tokens d_sae"]:
+        """Return the positive entries."""
+        return pre.relu()
+
     def begin(
         self, extra: Extra | None = None, scale: Float32[Tensor, " d_sae"] | None = None
     ) -> Float32[Tensor, "3 d_sae"]:

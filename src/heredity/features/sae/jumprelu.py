@@ -30,7 +30,8 @@ class JumpReLU(Extended, frozen=True, kw_only=True):
 
     Attributes:
         l0: weight of the number of firings per token beside the squared error per token.
-        threshold: θ of every latent at the start.
+        threshold: θ of every latent at the start, in units of its encoder's norm; inputs along any direction
+            have a mean square of about 1, so 2 lets a few in a hundred fire.
         bandwidth: width of the rectangle.
         warmup: share of the steps in which the charge rises from 0.
         revive: dead latents per token that explain the residual; 0 switches revival off.
@@ -40,7 +41,7 @@ class JumpReLU(Extended, frozen=True, kw_only=True):
     extras: ClassVar[tuple[str, ...]] = ("threshold",)
 
     l0: Annotated[float, Meta(ge=0)]
-    threshold: _Positive = 0.1
+    threshold: _Positive = 2.0
     bandwidth: _Positive = 0.1
     warmup: Annotated[float, Meta(gt=0, le=1)] = 0.1
     revive: Annotated[int, Meta(ge=0)] = 64
@@ -55,13 +56,16 @@ class JumpReLU(Extended, frozen=True, kw_only=True):
         """Return the pre-activations with all that are not above their threshold set to 0."""
         return pre * (pre > extra["threshold"].clamp_min(0))
 
+    def first_codes(self, pre: Float32[Tensor, "tokens d_sae"]) -> Float32[Tensor, "tokens d_sae"]:
+        """Return the entries above the threshold of the start."""
+        return pre * (pre > self.threshold)
+
     def begin(
         self, extra: Extra | None = None, scale: Float32[Tensor, " d_sae"] | None = None
     ) -> Float32[Tensor, "1 d_sae"]:
         """Return log θ: Adam's steps on it are relative, and θ stays above 0."""
-        if extra is None or scale is None:
-            return torch.full((1, self.d_sae), self.threshold).log()
-        return (extra["threshold"].cpu() * scale).clamp_min(1e-6).log()[None].clone()
+        theta = torch.full((self.d_sae,), self.threshold) if extra is None else extra["threshold"].cpu()
+        return (theta if scale is None else theta * scale).clamp_min(1e-6).log()[None]
 
     def finish(self, rows: Float32[Tensor, "1 d_sae"], scale: float) -> dict[str, Tensor]:
         """Return θ."""
