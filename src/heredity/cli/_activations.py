@@ -42,9 +42,13 @@ def harvest(
         unit_scale=True,
         disable=not _options.progress(quiet),
     ) as bar:
+
+        def advance(count: int) -> None:
+            bar.update(count)
+
         stores = harvest_sites(
             live, stream, outs, member=name or checkpoint.name, dtype=keep, ends=ends_for(live, checkpoint.path),
-            progress=bar.update,
+            progress=advance,
         )  # fmt: skip
     made: list[dict[str, Any]] = [
         {

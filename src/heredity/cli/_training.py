@@ -57,7 +57,9 @@ def listed() -> tuple[dict[str, Any], list[str]]:
     """Describe every variant, and the settings of the training: as plain values, and as lines."""
     found: dict[str, Any] = {}
     lines: list[str] = []
-    for name, kind in [*((name, kind_named(name)) for name in variants()), ("training", Training)]:
+    kinds: dict[str, type[msgspec.Struct]] = {name: kind_named(name) for name in variants()}
+    kinds["training"] = Training
+    for name, kind in kinds.items():
         fields = {
             field.encode_name: None if field.required else field.default
             for field in msgspec.structs.fields(kind)

@@ -247,7 +247,7 @@ def _spliced(
     with reading(feed.model, [site]) as seen:
         for ids in batches:
             clean += _loss(feed, ids)
-            moments.add(feed.rows(seen[site], *ids.shape, site), site, saes)
+            moments.add(feed.rows(seen[site], ids.shape[0], ids.shape[1], site), site, saes)
     mean = torch.from_numpy(moments.mean).float()
     fill = mean if ablation == "mean" else torch.zeros_like(mean)
 
@@ -278,7 +278,7 @@ def _read(
     for ids in batches:
         with reading(feed.model, [site], stop_early=True) as seen, contextlib.suppress(EnoughError):
             feed.run(ids)
-        rows = feed.rows(seen[site], *ids.shape, site)
+        rows = feed.rows(seen[site], ids.shape[0], ids.shape[1], site)
         moments.add(rows, site, saes)
         for sae, total in zip(saes, sums, strict=True):
             total.add(sae, rows)

@@ -141,7 +141,7 @@ def _forward(feed: Feed, batch: ndarray, sites: list[Site]) -> dict[Site, Tensor
     lost = [site for site in sites if site not in seen]
     if lost:
         raise MismatchError(f"site {lost[0]}: nothing passes it", "choose a module that the model uses")
-    return {site: feed.rows(seen[site], *batch.shape, site).float().cpu() for site in sites}
+    return {site: feed.rows(seen[site], batch.shape[0], batch.shape[1], site).float().cpu() for site in sites}
 
 
 def _widths(feed: Feed, stream: TokenStream, sites: list[Site]) -> dict[Site, int]:

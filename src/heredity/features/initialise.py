@@ -185,7 +185,9 @@ def origin(start: SAE) -> dict[str, Any]:
     digest = blake2b(digest_size=8)
     for value in (start.W_enc, start.W_dec, start.b_enc, start.b_dec, *start.extra.values()):
         digest.update(value.detach().cpu().contiguous().numpy().tobytes())
-    facts = {name: start.metadata[name] for name in ("member", "seed") if name in start.metadata}
+    facts: dict[str, Any] = {
+        name: start.metadata[name] for name in ("member", "seed") if name in start.metadata
+    }
     return {**facts, "digest": digest.hexdigest()}
 
 
