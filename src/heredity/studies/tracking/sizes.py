@@ -88,7 +88,10 @@ def estimate(config: TrackConfig, family: Family, n_domains: int) -> Sizes:
     place = Site.parse(sae.site)
     module = place.find(model)
     own = next(name for name, each in model.named_modules() if each is module)
-    row = next(p for p in places(model) if p.module == own)
+    found = places(model)
+    row = next(p for p in found if p.module == own)
+    layers = 1 + max((p.layer for p in found if p.layer is not None), default=0)
+    passed = 1.0 if row.layer is None else (row.layer + 1) / layers  # a pass ends at the site
     d = int((row.input if place.side == "input" else row.output) or 0)
     parameters = sum(p.numel() for name, p in model.named_parameters() if "embed" not in name)
     kinds = n * sae.seeds + (sae.l1 is not None)
@@ -97,7 +100,7 @@ def estimate(config: TrackConfig, family: Family, n_domains: int) -> Sizes:
     pairs = edges * sae.seeds**2 + n * math.comb(sae.seeds, 2) + _FLOOR_SHARE * edges
     return Sizes(
         members=n, edges=edges, d=d, train_tokens=train, shared_tokens=shared, saes=kinds,
-        harvest_flops=2.0 * parameters * n * (train + shared + tested),
+        harvest_flops=2.0 * passed * parameters * n * (train + shared + tested),
         train_flops=2.0 * d * sae.latents * sae.tokens * kinds,
         firing_pairs=float(pairs) * shared * sae.k**2,
         disk_bytes={
@@ -120,6 +123,6 @@ def matrix_speed() -> float:
 
 
 def _timed(a: np.ndarray) -> float:
-    start = time.perf_counter()
+    start = time.thread_time()  # of this thread alone: other work on the machine does not slow it
     _ = a @ a
-    return time.perf_counter() - start
+    return time.thread_time() - start
