@@ -9,7 +9,7 @@ from planted import CONTEXT, stream
 from heredity.errors import MismatchError, StoreError
 from heredity.features.backward import AUX, Parameters, add_gradients
 from heredity.features.initialise import geometric_median, input_scale, random_parameters
-from heredity.features.optimise import Adam
+from heredity.features.optimise import Adam, descend
 from heredity.features.sae import L1, TopK
 from heredity.features.store import StoreMeta, StoreWriter
 from heredity.features.train import Training, train
@@ -281,3 +281,37 @@ def test_a_dtype_found_by_trial_is_recorded_and_kept(planted_dictionary, tmp_pat
     assert train(L1(d_sae=64, l1=0.1), store, auto, seed=3, progress=False).metadata["training"]["dtype"] == (
         "float32"
     )
+
+
+@pytest.mark.parametrize(
+    ("variant", "dense", "dtype"),
+    [
+        (TopK(d_sae=1500, k=5, revive=7), False, "float32"),
+        (TopK(d_sae=1500, k=5, revive=7), False, "bfloat16"),
+        (L1(d_sae=1500, l1=0.5), False, "float32"),
+        (L1(d_sae=1500, l1=0.5), True, "float32"),
+    ],
+)
+def test_descent_without_all_gradients_equals_autograd_and_adam(variant, dense, dtype):
+    """Torch's own Adam, with the decoder's rows kept on the sphere by hand."""
+    p = random_parameters(24, 1500, np.linspace(-1, 1, 24), 0)
+    q = Parameters(*(getattr(p, name).clone() for name in p.__struct_fields__))
+    adam, theirs = Adam.start(p), torch.optim.Adam([getattr(q, name) for name in COMMON], lr=1e-3)
+    dead = np.arange(1500) % 3 == 0
+    for step in range(3):
+        x = torch.from_numpy(generator(step, "x").standard_normal((300, 24)).astype(np.float32)) * 2
+        seen = descend(
+            variant, p, x, adam, 1e-3, penalty=variant.penalty, dead=dead, dense=dense, dtype=dtype
+        )
+        loss, gradients = autograd(variant, q, x, variant.penalty, dead)
+        for name in COMMON:
+            getattr(q, name).grad = gradients[name]
+        along = (q.decoder.grad * q.decoder).sum(dim=1, keepdim=True)
+        q.decoder.grad -= along * q.decoder
+        theirs.step()
+        q.decoder /= q.decoder.norm(dim=1, keepdim=True)
+        assert seen.loss == pytest.approx(loss, rel=1e-5)
+        for name in COMMON:
+            np.testing.assert_allclose(
+                getattr(p, name), getattr(q, name), atol=1e-5, err_msg=f"{name}, step {step}"
+            )

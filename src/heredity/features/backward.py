@@ -8,7 +8,7 @@ The residual counts as a constant, as in Gao et al. 2024, A.2. Two paths, one re
 gather, weight gradients as sparse × dense products) and dense (any device; also where many latents fire).
 """
 
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ from numpy import ndarray
 from torch import Tensor
 
 from heredity.features.product import by_rows
-from heredity.features.rectified import add_rectified
+from heredity.features.rectified import rectified_gradients
 from heredity.features.sae._variant import Sparse
 from heredity.features.sae.l1 import L1
 from heredity.features.sae.topk import TopK, largest
@@ -83,6 +83,49 @@ class Step(Struct):
     loss: float
 
 
+class Sink(Protocol):
+    """Where gradients go, some latents at a time; see `Whole` and optimise.py."""
+
+    b_dec: Float32[Tensor, " d_in"]
+    """To be added to."""
+
+    def room(self, here: slice) -> "Room":
+        """Return where the gradients of some latents are to be added."""
+
+    def done(self, here: slice) -> None:
+        """Nothing more comes for these latents in this step, and their weights are not read again."""
+
+
+class Room(NamedTuple):
+    """Gradients of some latents."""
+
+    encoder: Float32[Tensor, "some d_in"]
+    decoder: Float32[Tensor, "some d_in"]
+    b_enc: Float32[Tensor, " some"]
+
+
+class Whole:
+    """All gradients, kept."""
+
+    def __init__(self, gradients: Parameters) -> None:
+        self.gradients, self.b_dec = gradients, gradients.b_dec
+
+    def room(self, here: slice) -> Room:
+        """Return a view of these latents' gradients."""
+        return Room(self.gradients.encoder[here], self.gradients.decoder[here], self.gradients.b_enc[here])
+
+    def done(self, here: slice) -> None:
+        """Keep them."""
+
+
+def groups(d_sae: int) -> list[slice]:
+    """Return all latents in groups whose gradients stay in a cache."""
+    return [slice(start, min(start + _LATENTS, d_sae)) for start in range(0, d_sae, _LATENTS)]
+
+
+_LATENTS = 1024
+
+
 def add_gradients(
     variant: Firing,
     p: Parameters,
@@ -106,14 +149,28 @@ def add_gradients(
         dense: take the dense path.
         dtype: float32; bfloat16 finds the same largest latents faster on some processors, see selection.py.
     """
-    if dense and isinstance(variant, L1) and x.device.type == "cpu":
-        seen = add_rectified(p, x, gradients, penalty)
+    if streams(variant, x, dense):
+        return send_gradients(variant, p, x, Whole(gradients), penalty, dead, dense, dtype)
+    revived = np.flatnonzero(dead) if dead is not None and variant.aux_k else np.empty(0, np.int64)
+    return _dense(variant, p, x, gradients, penalty, revived)
+
+
+def streams(variant: Firing, x: Tensor, dense: bool) -> bool:
+    """Say whether gradients come latents by latents: on the CPU, but for dense codes of a general kind."""
+    return x.device.type == "cpu" and (not dense or isinstance(variant, L1))
+
+
+def send_gradients(
+    variant: Firing, p: Parameters, x: Float32[Tensor, "tokens d_in"], sink: Sink, penalty: float,
+    dead: Bool[ndarray, " d_sae"] | None, dense: bool, dtype: str,
+) -> Step:  # fmt: skip
+    """Do what `add_gradients` does, where `streams` says so; the gradients go to `sink`."""
+    if dense:
+        seen = rectified_gradients(p, x, sink, groups(len(p.b_enc)), penalty)
         loss = (seen.squared_error + penalty * seen.sum_codes) / x.numel()
         return Step(seen.squared_error, seen.n_codes, seen.sum_codes, seen.fired, loss)
     centred = x - p.b_dec
     revived = np.flatnonzero(dead) if dead is not None and variant.aux_k else np.empty(0, np.int64)
-    if dense:
-        return _dense(variant, p, x, centred, gradients, penalty, revived)
     if isinstance(variant, TopK):
         layer = Layer(p.encoder, p.b_enc)
         codes, second = largest_of(
@@ -125,13 +182,18 @@ def add_gradients(
         if len(revived):
             best = largest(pre[:, revived], variant.aux_k)
             second = Sparse(best.indptr, revived[best.indices].astype(np.int32), best.values)
-    return _sparse(codes, second, p, x, centred, gradients, penalty)
+    return _sparse(codes, second, p, x, centred.numpy(), sink, penalty)
 
 
 def _sparse(
-    codes: Sparse, second: Sparse | None, p: Parameters, x: Tensor, centred: Tensor, gradients: Parameters,
+    codes: Sparse,
+    second: Sparse | None,
+    p: Parameters,
+    x: Tensor,
+    centred: ndarray,
+    sink: Sink,
     penalty: float,
-) -> Step:  # fmt: skip
+) -> Step:
     size = x.numel()
     error = np.empty(tuple(x.shape), np.float32)
     sparse.decode_rows(codes.indptr, codes.indices, codes.values, p.decoder.numpy(), p.b_dec.numpy(), error)
@@ -139,45 +201,57 @@ def _sparse(
     squared, sum_codes = _sum_squares(error), float(codes.values.sum(dtype=np.float64))
     loss = (squared + penalty * sum_codes) / size
     fired = np.bincount(codes.indices, minlength=len(p.b_enc)) > 0
-    if second is not None:
-        loss += _revive(second, p, centred, error, gradients)
+    flows = []
+    if second is not None:  # the best dead latents of each token explain −error
+        left = np.empty_like(error)
+        nothing = np.zeros(error.shape[1], np.float32)
+        sparse.decode_rows(second.indptr, second.indices, second.values, p.decoder.numpy(), nothing, left)
+        left += error
+        loss += AUX * _sum_squares(left) / size
+        left *= np.float32(2 * AUX / size)
+        flows.append(_Flow.of(second, left, 0.0, len(fired)))
     error *= np.float32(2 / size)
-    _scatter(codes, p, centred.numpy(), error, gradients, penalty / size)
-    gradients.b_dec += torch.from_numpy(error.sum(axis=0))
+    flows.append(_Flow.of(codes, error, penalty / size, len(fired)))
+    sink.b_dec += torch.from_numpy(error.sum(axis=0))
+    for here in groups(len(fired)):
+        room = sink.room(here)
+        for flow in flows:
+            bias = torch.from_numpy(flow.add(here, centred, p.decoder[here].numpy(), room))
+            sink.b_dec -= bias @ p.encoder[here]  # x enters the encoder as x − b_dec
+            room.b_enc.add_(bias)
+        sink.done(here)
     return Step(squared, len(codes.values), sum_codes, fired, loss)
 
 
-def _revive(codes: Sparse, p: Parameters, centred: Tensor, error: ndarray, gradients: Parameters) -> float:
-    """Let the best dead latents of each token explain −error; return their part of the loss."""
-    left = np.empty_like(error)
-    nothing = np.zeros(error.shape[1], np.float32)
-    sparse.decode_rows(codes.indptr, codes.indices, codes.values, p.decoder.numpy(), nothing, left)
-    left += error
-    loss = AUX * _sum_squares(left) / left.size
-    left *= np.float32(2 * AUX / left.size)
-    _scatter(codes, p, centred.numpy(), left, gradients, 0.0)
-    return loss
+class _Flow(NamedTuple):
+    """Codes by latent, and the gradient of the loss at what they decode to."""
 
+    starts: ndarray
+    tokens: ndarray
+    places: ndarray
+    values: ndarray
+    error: ndarray
+    penalty: float
 
-def _scatter(
-    codes: Sparse, p: Parameters, centred: ndarray, error: ndarray, gradients: Parameters, penalty: float
-) -> None:
-    """Add the gradients that flow through some codes, but for the decoder bias's own."""
-    starts, tokens, places = sparse.by_latent(codes.indptr, codes.indices, len(p.b_enc))
-    bias = np.empty(len(p.b_enc), np.float32)
-    sparse.scatter(
-        starts, tokens, places, codes.values, penalty, error, centred,
-        p.decoder.numpy(), gradients.decoder.numpy(), gradients.encoder.numpy(), bias,
-    )  # fmt: skip
-    gradients.b_enc += torch.from_numpy(bias)
-    gradients.b_dec -= torch.from_numpy(bias) @ p.encoder  # x enters the encoder as x − b_dec
+    @classmethod
+    def of(cls, codes: Sparse, error: ndarray, penalty: float, d_sae: int) -> "_Flow":
+        return cls(*sparse.by_latent(codes.indptr, codes.indices, d_sae), codes.values, error, penalty)
+
+    def add(self, here: slice, centred: ndarray, decoder: ndarray, room: Room) -> Float32[ndarray, " some"]:
+        """Add the gradients of some latents' weights; return those at their biases."""
+        bias = np.empty(len(decoder), np.float32)
+        sparse.scatter(
+            self.starts[here.start : here.stop + 1], self.tokens, self.places, self.values, self.penalty,
+            self.error, centred, decoder, room.decoder.numpy(), room.encoder.numpy(), bias,
+        )  # fmt: skip
+        return bias
 
 
 def _dense(
-    variant: Firing, p: Parameters, x: Tensor, centred: Tensor, gradients: Parameters, penalty: float,
+    variant: Firing, p: Parameters, x: Tensor, gradients: Parameters, penalty: float,
     revived: Int64[ndarray, " dead"],
 ) -> Step:  # fmt: skip
-    size = x.numel()
+    size, centred = x.numel(), x - p.b_dec
     pre = by_rows(centred, p.encoder, p.b_enc)
     second = None
     if len(revived):
@@ -208,20 +282,16 @@ def _through(
     codes: Tensor, p: Parameters, centred: Tensor, error: Tensor, gradients: Parameters, penalty: float
 ) -> None:
     """Add the gradients that flow through some codes, latents by latents, so that temporaries stay small."""
-    step = _LATENTS if codes.device.type == "cpu" else codes.shape[1]
+    d_sae = codes.shape[1]
     bias = torch.empty_like(p.b_enc)
-    for start in range(0, codes.shape[1], step):
-        here = slice(start, start + step)
+    for here in groups(d_sae) if codes.device.type == "cpu" else [slice(0, d_sae)]:
         mine = codes[:, here].T.contiguous()
         gradients.decoder[here] += by_rows(mine, error.T)
         slope = by_rows(p.decoder[here], error).add_(penalty).mul_(mine > 0)
         gradients.encoder[here] += by_rows(slope, centred.T)
         bias[here] = slope.sum(dim=1)
     gradients.b_enc += bias
-    gradients.b_dec -= bias @ p.encoder  # x enters the encoder as x − b_dec
-
-
-_LATENTS = 1024
+    gradients.b_dec -= bias @ p.encoder
 
 
 def _sum_squares(values: ndarray) -> float:

@@ -17,9 +17,7 @@ from heredity.features.product import by_rows
 from heredity.kernels import rectify
 
 if TYPE_CHECKING:
-    from heredity.features.backward import Parameters
-
-_LATENTS = 1024
+    from heredity.features.backward import Parameters, Sink
 
 
 class Seen(Struct, frozen=True):
@@ -31,12 +29,11 @@ class Seen(Struct, frozen=True):
     fired: Bool[ndarray, " d_sae"]
 
 
-def add_rectified(
-    p: "Parameters", x: Float32[Tensor, "tokens d_in"], gradients: "Parameters", penalty: float
+def rectified_gradients(
+    p: "Parameters", x: Float32[Tensor, "tokens d_in"], sink: "Sink", groups: list[slice], penalty: float
 ) -> Seen:
-    """Add the gradients of (Σ‖x̂ − x‖² + penalty · Σ f) / x.numel() for one batch, f = ReLU(pre)."""
+    """Send the gradients of (Σ‖x̂ − x‖² + penalty · Σ f) / x.numel() for one batch, f = ReLU(pre), to a sink."""
     d_sae = len(p.b_enc)
-    groups = [slice(start, start + _LATENTS) for start in range(0, d_sae, _LATENTS)]
     centred = x - p.b_dec
     codes = []
     made = (p.b_dec[:, None] - x.T).contiguous()  # [d_in, tokens]; becomes x̂ − x
@@ -50,14 +47,14 @@ def add_rectified(
     squared = sum(float(part.square().sum()) for part in made.split(64))
     made *= 2 / x.numel()
     error = made.T
-    bias = np.empty(d_sae, np.float32)
+    sink.b_dec += made.sum(dim=1)
     for here, mine in zip(groups, codes, strict=True):
-        gradients.decoder[here] += by_rows(mine, made)
+        room, bias = sink.room(here), torch.empty(len(mine))
+        room.decoder.add_(by_rows(mine, made))
         slope = by_rows(p.decoder[here], error)
-        rectify.rectify_back(mine.numpy(), slope.numpy(), penalty / x.numel(), bias[here])
-        gradients.encoder[here] += by_rows(slope, centred.T)
-    gradients.b_enc += torch.from_numpy(bias)
-    gradients.b_dec += (
-        made.sum(dim=1) - torch.from_numpy(bias) @ p.encoder
-    )  # x enters the encoder as x − b_dec
+        rectify.rectify_back(mine.numpy(), slope.numpy(), penalty / x.numel(), bias.numpy())
+        room.encoder.add_(by_rows(slope, centred.T))
+        room.b_enc.add_(bias)
+        sink.b_dec -= bias @ p.encoder[here]  # x enters the encoder as x − b_dec
+        sink.done(here)
     return Seen(squared, float(sums.sum(dtype=np.float64)), int(counts.sum()), counts > 0)

@@ -20,10 +20,10 @@ from tqdm import tqdm
 
 from heredity.atomic import replacing
 from heredity.errors import MismatchError, StoreError
-from heredity.features.backward import Parameters, add_gradients
+from heredity.features.backward import Parameters, add_gradients, streams
 from heredity.features.initialise import check_finite, first_parameters, origin
 from heredity.features.joint import Activations
-from heredity.features.optimise import Adam
+from heredity.features.optimise import Adam, descend
 from heredity.features.sae._sae import SAE
 from heredity.features.sae._variant import NO_EXTRA, Extended, Variant
 from heredity.features.sae.topk import TopK
@@ -81,6 +81,7 @@ class _State(Struct, eq=False):
     scale: float
     mean_l0: float
     step: int = 0
+    gradients: Parameters | None = None  # all of them, where they are needed at once
 
 
 def train(
@@ -116,7 +117,6 @@ def train(
     settings = _record(variant, store, training, seed, start)
     state = _resume(checkpoint, settings, training, device)
     state = state or _start(variant, store, training, seed, start, device)
-    gradients = state.p.zeros()
     order = _Order(store.n_tokens, seed)
     bar = tqdm(
         total=training.steps, initial=state.step, desc=f"SAE {store.meta.member} seed {seed}", unit="step",
@@ -126,7 +126,7 @@ def train(
         while state.step < training.steps:
             rows = order.rows(state.step * training.batch_tokens, training.batch_tokens)
             x = torch.from_numpy(store.take(rows)).to(device) * state.scale
-            metrics = _step(variant, training, state, gradients, x)
+            metrics = _step(variant, training, state, x)
             if not np.isfinite(metrics["loss"]):
                 check_finite(store, rows, store.take(rows), step=state.step)
                 raise StoreError(
@@ -144,22 +144,27 @@ def train(
     return _finished(variant, state, store, training, seed, start)
 
 
-def _step(
-    variant: Variant, training: Training, state: _State, gradients: Parameters, x: torch.Tensor
-) -> Metrics:
+def _step(variant: Variant, training: Training, state: _State, x: torch.Tensor) -> Metrics:
     warm = min(1.0, (state.step + 1) / max(1.0, training.warmup * training.steps))
     dead = state.since > training.dead_after_tokens
     dense = x.device.type != "cpu" or state.mean_l0 > _DENSE_SHARE * variant.d_sae
-    if isinstance(variant, Extended):
-        progress = (state.step + 1) / training.steps
-        seen = variant.add_gradients(state.p, x, gradients, progress=progress, dead=dead, dense=dense)
-    else:
-        seen = add_gradients(
-            variant, state.p, x, gradients,
+    rate = training.rate_at(state.step)
+    plain = not isinstance(variant, Extended)
+    if plain and streams(variant, x, dense):
+        seen = descend(
+            variant, state.p, x, state.adam, rate,
             penalty=variant.penalty * warm, dead=dead, dense=dense, dtype=training.dtype,
         )  # fmt: skip
-    rate = training.rate_at(state.step)
-    state.adam.update(state.p, gradients, rate)
+    else:
+        gradients = state.gradients = state.gradients or state.p.zeros()
+        if isinstance(variant, Extended):
+            progress = (state.step + 1) / training.steps
+            seen = variant.add_gradients(state.p, x, gradients, progress=progress, dead=dead, dense=dense)
+        else:
+            seen = add_gradients(
+                variant, state.p, x, gradients, penalty=variant.penalty * warm, dead=dead, dense=dense
+            )
+        state.adam.update(state.p, gradients, rate)
     state.since += len(x)
     state.since[seen.fired] = 0
     state.mean_l0 = seen.n_codes / len(x)
