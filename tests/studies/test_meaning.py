@@ -49,7 +49,8 @@ def test_an_encoder_is_described_without_effects(encoder, tmp_path):
     said: list[str] = []
     meaning.describe_meaning(
         run, settings, SimpleNamespace(shared=stream, tokenizer="none"), {"m": codes},
-        {"m": np.ones((2, 8), np.float32)}, {"m": [0, 1]}, lambda i: f" w{i}", device="cpu", say=said.append,
+        {"m": np.ones((2, 8), np.float32)}, {"m": [0, 1]}, {"m": [0, 1]}, lambda i: f" w{i}",
+        device="cpu", say=said.append,
     )  # fmt: skip
     assert said == [f"no next-token effects: site {SITE}: BertModel predicts no next token"]
     assert not run.has_table("effects")
