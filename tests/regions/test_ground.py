@@ -123,6 +123,23 @@ def test_scores_are_kept_and_measured_once(
         first.measure([places[0], places[0]], [metric])
 
 
+def test_several_processes_measure_the_same(
+    films: Path, metric: Generalised, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HEREDITY_CACHE", str(tmp_path / "cache"))
+    family = Family.of({name: films / name for name in ("base", *NAMES)}, base="base")
+    places = [*hull_samples(NAMES, 3, seed=2, name="x"), at("far", ("a", "b"), [-1e39, 1e39 + 1])]
+    with threads(1):
+        alone = opened(films).measure(places, [metric]).table()
+        along = Ground.open(family, kind="encoder", folder=tmp_path, jobs=2, threads=1)
+        together = along.measure(places, [metric]).table()
+        along.close()
+    assert together.equals(alone)
+    again = opened(films, tmp_path)
+    monkeypatch.setattr(again, "pour", None)  # what they measured was kept
+    assert again.measure(places, [metric]).table().equals(alone)
+
+
 def test_overflow_is_named_and_costs_an_infinite_loss(ground: Ground, metric: Generalised) -> None:
     far = at("far", ("a", "b"), [-1e39, 1e39 + 1])
     table = ground.measure([far], [metric]).table()

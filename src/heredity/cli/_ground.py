@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import click
 
@@ -31,7 +31,7 @@ def measured_on(command: Command) -> Command:
     return command
 
 
-def given(data: Sequence[str], text: Path | None, heads: bool) -> str:
+def given(data: Sequence[str], text: Path | None, heads: bool) -> Literal["encoder", "lm"]:
     """Return the kind of model that the options ask for: "encoder" or "lm".
 
     Raises:

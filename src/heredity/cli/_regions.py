@@ -1,5 +1,6 @@
 """`heredity study regions`, added to the group of studies."""
 
+import os
 from pathlib import Path
 
 import click
@@ -25,13 +26,19 @@ from heredity.cli import _options
 @_options.seed
 @_options.device
 @_options.settings
+@click.option(
+    "-j",
+    "--jobs",
+    type=click.IntRange(1),
+    help="Processes that train and measure at once.  [default: all cores]",
+)
 @_options.resume
 @_options.overwrite
 @_options.as_json
 @_options.quiet
 def command(
     preset: str, config: Path | None, data: Path | None, print_config: bool, out: Path | None, seed: int, device: str,
-    settings: tuple[str, ...], resume: bool, overwrite: bool, as_json: bool, quiet: bool,
+    settings: tuple[str, ...], jobs: int | None, resume: bool, overwrite: bool, as_json: bool, quiet: bool,
 ) -> None:  # fmt: skip
     """Repeat the study of regions in weight space in small: a family of fine-tunes, and the ground between them.
 
@@ -65,12 +72,9 @@ def command(
     )  # fmt: skip
     with run.recorded():
         study(
-            run,
-            chosen,
-            root=data or Path.cwd(),
-            device=device,
+            run, chosen, root=data or Path.cwd(), device=device, jobs=jobs or os.cpu_count() or 1,
             say=lambda text: _options.say(text, quiet=quiet),
-        )
+        )  # fmt: skip
     findings = run.table("findings").sort("order")["text"].to_list()
     page = folder / "report.html"
     _options.emit(

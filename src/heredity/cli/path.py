@@ -29,6 +29,7 @@ from heredity.cli import _ground, _options
 @_ground.measured_on
 @_options.seed
 @_options.device
+@_options.jobs
 @_options.resume
 @_options.overwrite
 @_options.as_json
@@ -36,7 +37,7 @@ from heredity.cli import _ground, _options
 def command(
     a: str, b: str, file: Path | None, out: Path | None, steps: int, extrapolate: float, edge_steps: int,
     move: tuple[str, ...], data: tuple[str, ...], text: Path | None, own_heads: bool, rows: int, max_tokens: int,
-    dtype: str, seed: int, device: str, resume: bool, overwrite: bool, as_json: bool, quiet: bool,
+    dtype: str, seed: int, device: str, jobs: int, resume: bool, overwrite: bool, as_json: bool, quiet: bool,
 ) -> None:  # fmt: skip
     """Walk from model A to model B: loss on every set of data, its barrier, and what each part of the model does.
 
@@ -63,7 +64,9 @@ def command(
     }  # fmt: skip
     run = Run.open(folder, command="path", config=config, seed=seed, resume=resume, overwrite=overwrite)
     with run.recorded():
-        ground = Ground.open(family, kind=kind, folder=run.folder("ground"), members=names, device=device)  # type: ignore[arg-type]
+        ground = Ground.open(
+            family, kind=kind, folder=run.folder("ground"), members=names, device=device, jobs=jobs
+        )
         metrics = _ground.metrics_for(
             family,
             ground,
@@ -85,6 +88,7 @@ def command(
             say=lambda line: _options.say(line, quiet=quiet),
         )
         findings = _ground.finish(run, findings, metrics)
+        ground.close()
         write_report(run)
     page = folder / "report.html"
     barriers = run.table("barriers").to_dicts()

@@ -25,14 +25,15 @@ from heredity.cli import _ground, _options
 @_ground.measured_on
 @_options.seed
 @_options.device
+@_options.jobs
 @_options.resume
 @_options.overwrite
 @_options.as_json
 @_options.quiet
 def command(
     a: str, b: str, c: str, file: Path | None, out: Path | None, steps: int, margin: float, data: tuple[str, ...],
-    text: Path | None, own_heads: bool, rows: int, max_tokens: int, dtype: str, seed: int, device: str, resume: bool,
-    overwrite: bool, as_json: bool, quiet: bool,
+    text: Path | None, own_heads: bool, rows: int, max_tokens: int, dtype: str, seed: int, device: str, jobs: int,
+    resume: bool, overwrite: bool, as_json: bool, quiet: bool,
 ) -> None:  # fmt: skip
     """Measure the plane through models A, B and C, with all members of the family drawn where they lie on it.
 
@@ -54,7 +55,7 @@ def command(
     }  # fmt: skip
     run = Run.open(folder, command="plane", config=config, seed=seed, resume=resume, overwrite=overwrite)
     with run.recorded():
-        ground = Ground.open(family, kind=kind, folder=run.folder("ground"), device=device)  # type: ignore[arg-type]
+        ground = Ground.open(family, kind=kind, folder=run.folder("ground"), device=device, jobs=jobs)
         metrics = _ground.metrics_for(
             family,
             ground,
@@ -71,6 +72,7 @@ def command(
             say=lambda line: _options.say(line, quiet=quiet),
         )  # fmt: skip
         findings = _ground.finish(run, findings, metrics)
+        ground.close()
         write_report(run)
     page = folder / "report.html"
     _options.emit(

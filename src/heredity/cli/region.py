@@ -15,14 +15,15 @@ from heredity.cli import _ground, _options
 @_options.settings
 @_options.seed
 @_options.device
+@_options.jobs
 @_options.resume
 @_options.overwrite
 @_options.as_json
 @_options.quiet
 def command(
     file: Path, by: str, out: Path | None, data: tuple[str, ...], text: Path | None, own_heads: bool, rows: int,
-    max_tokens: int, dtype: str, settings: tuple[str, ...], seed: int, device: str, resume: bool, overwrite: bool,
-    as_json: bool, quiet: bool,
+    max_tokens: int, dtype: str, settings: tuple[str, ...], seed: int, device: str, jobs: int, resume: bool,
+    overwrite: bool, as_json: bool, quiet: bool,
 ) -> None:  # fmt: skip
     """Measure the region that FAMILY's members span: P_B of members, of their mixtures, and of models outside.
 
@@ -58,7 +59,7 @@ def command(
     }  # fmt: skip
     run = Run.open(folder, command="region", config=config, seed=seed, resume=resume, overwrite=overwrite)
     with run.recorded():
-        ground = Ground.open(family, kind=kind, folder=run.folder("ground"), device=device)  # type: ignore[arg-type]
+        ground = Ground.open(family, kind=kind, folder=run.folder("ground"), device=device, jobs=jobs)
         metrics = _ground.metrics_for(
             family,
             ground,
@@ -74,6 +75,7 @@ def command(
             run, family, ground, metrics, chosen, edges, say=lambda line: _options.say(line, quiet=quiet)
         )
         findings = _ground.finish(run, findings, metrics)
+        ground.close()
         write_report(run)
     page = folder / "report.html"
     _options.emit(

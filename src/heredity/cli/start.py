@@ -36,6 +36,7 @@ from heredity.cli import _ground, _options
 @_options.settings
 @_options.seed
 @_options.device
+@_options.jobs
 @_options.resume
 @_options.overwrite
 @_options.as_json
@@ -43,7 +44,7 @@ from heredity.cli import _ground, _options
 def command(
     file: Path, task: str, out: Path | None, budget: int | None, method: str, kind: str, limit: int | None,
     leave_out: tuple[str, ...], max_tokens: int, dtype: str, settings: tuple[str, ...], seed: int, device: str,
-    resume: bool, overwrite: bool, as_json: bool, quiet: bool,
+    jobs: int, resume: bool, overwrite: bool, as_json: bool, quiet: bool,
 ) -> None:  # fmt: skip
     """Find the best start in FAMILY for a task: the base, a member, or a mean of members.
 
@@ -86,13 +87,15 @@ def command(
     run = Run.open(folder, command="start", config=record, seed=seed, resume=resume, overwrite=overwrite)
     with run.recorded():
         ground = Ground.open(
-            family, kind="encoder" if kind == "classify" else "lm", folder=run.folder("ground"), device=device
-        )
+            family, kind="encoder" if kind == "classify" else "lm", folder=run.folder("ground"), device=device,
+            jobs=jobs,
+        )  # fmt: skip
         words = tokenizer(ground.checkpoints[ground.base].path)
         findings = choose_start(
             run, family, ground, data, config, chosen, budget=budget, left_out=leave_out, dtype=dtype, tokenizer=words,
             say=lambda line: _options.say(line, quiet=quiet),
         )  # fmt: skip
+        ground.close()
         write_report(run)
     page, start = folder / "report.html", folder / "start"
     _options.emit(

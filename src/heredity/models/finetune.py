@@ -34,9 +34,8 @@ from heredity.models.load import load, quiet_transformers, tokenizer
 from heredity.models.tuning import FineTuning, Trained
 
 Kind = Literal["classify", "lm"]
-RECORD, HISTORY, CARTOGRAPHY, PREDICTIONS = (
-    "finetune.json", "history.parquet", "cartography.parquet", "predictions.parquet",
-)  # fmt: skip
+RECORD, HISTORY, CARTOGRAPHY = "finetune.json", "history.parquet", "cartography.parquet"
+PREDICTIONS, VALIDATION = "predictions.parquet", "validation.parquet"
 FORMAT = 1
 
 
@@ -119,12 +118,12 @@ def read_finetuned(folder: Path) -> tuple[dict[str, Any], Trained]:
         raise CheckpointError(f"{folder}: no {RECORD}", "`heredity finetune` makes such a folder")
     record = read_table(folder / RECORD)
     try:
-        tables = [pl.read_parquet(folder / name) for name in (HISTORY, CARTOGRAPHY, PREDICTIONS)]
+        tables = [pl.read_parquet(folder / name) for name in (HISTORY, CARTOGRAPHY, PREDICTIONS, VALIDATION)]
     except (OSError, pl.exceptions.PolarsError) as error:
         raise CheckpointError(f"{folder}: {error}", "fine-tune again with --overwrite") from None
     trained = Trained(
         scores=record["scores"], history=tables[0], cartography=tables[1], predictions=tables[2],
-        cost=record["cost"], notes=tuple(record["notes"]),
+        validation=tables[3], cost=record["cost"], notes=tuple(record["notes"]),
     )  # fmt: skip
     return record, trained
 
@@ -193,6 +192,7 @@ def _write(
             copy_tokenizer(tokenizer_folder, folder)
         tables = {
             HISTORY: trained.history, CARTOGRAPHY: trained.cartography, PREDICTIONS: trained.predictions,
+            VALIDATION: trained.validation,
         }  # fmt: skip
         for name, table in tables.items():
             table.write_parquet(folder / name, statistics=False)

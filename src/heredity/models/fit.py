@@ -58,6 +58,7 @@ def fit(
     cartography = _Cartography(len(data.train))
     history: list[dict[str, float]] = []
     best, kept, stale, tokens = math.inf, None, 0, 0
+    checked = pl.DataFrame()
     bar = tqdm(total=total, desc=label, unit="step", disable=not progress, leave=False)
     with _seeded(key(seed, "dropout") >> 1, device):
         for epoch in range(config.epochs):
@@ -85,7 +86,8 @@ def fit(
                 tokens += int(sum(len(data.train.ids[row]) for row in rows))
                 bar.update()
             cartography.end_epoch()
-            measured = summary(outcomes(model, data.validation, dtype=dtype))
+            checked = outcomes(model, data.validation, dtype=dtype)
+            measured = summary(checked)
             history.append({
                 "epoch": epoch + 1, "steps": (epoch + 1) * batches, "train_loss": float(sums[0] / sums[1]),
                 "validation_loss": measured[0], "validation_accuracy": measured[1],
@@ -102,6 +104,7 @@ def fit(
     bar.close()
     if kept is not None:
         _restore(model, kept)
+        checked = outcomes(model, data.validation, dtype=dtype)
     model.eval()
     cost = {
         "steps": history[-1]["steps"], "examples": len(history) * len(data.train), "tokens": tokens,
@@ -109,7 +112,7 @@ def fit(
         "cpu_seconds": round(time.process_time() - start[1], 3), "threads": torch.get_num_threads(),
     }  # fmt: skip
     predictions = outcomes(model, data.test, dtype=dtype)
-    validation = summary(outcomes(model, data.validation, dtype=dtype))
+    validation = summary(checked)
     loss_test, accuracy_test = summary(predictions)
     scores = {
         "validation_loss": validation[0], "validation_accuracy": validation[1], "test_loss": loss_test,
@@ -117,7 +120,7 @@ def fit(
     }  # fmt: skip
     return Trained(
         scores=scores, history=pl.DataFrame(history), cartography=cartography.table(data.task.train.places),
-        predictions=predictions, cost=cost, notes=data.notes,
+        predictions=predictions, validation=checked, cost=cost, notes=data.notes,
     )  # fmt: skip
 
 

@@ -53,6 +53,7 @@ class Trained(msgspec.Struct, frozen=True, eq=False, kw_only=True):
         history: a row for each epoch.
         cartography: a row for each training example: confidence, variability, correctness.
         predictions: a row for each test example: loss, correct.
+        validation: the same of each validation example.
         cost: steps, examples, tokens, seconds.
         notes: what a reader must know: truncation, parts held out.
     """
@@ -61,5 +62,6 @@ class Trained(msgspec.Struct, frozen=True, eq=False, kw_only=True):
     history: pl.DataFrame
     cartography: pl.DataFrame
     predictions: pl.DataFrame
+    validation: pl.DataFrame
     cost: dict[str, float]
     notes: tuple[str, ...]

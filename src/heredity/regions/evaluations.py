@@ -143,6 +143,10 @@ class Evaluations:
                     _write_all(descriptor, ("\n" + line + "\n").encode())
                 finally:
                     os.close(descriptor)
+        self.learn(key, scores, seconds=seconds)
+
+    def learn(self, key: str, scores: list[Score], *, seconds: float) -> None:
+        """Remember scores that another process has kept in the file."""
         self._known[key], self.seconds[key] = scores, seconds
 
     def _read(self, line: bytes) -> None:

@@ -29,6 +29,7 @@ from heredity.point import Point
 from heredity.regions.evaluations import Evaluations, Measured, Score
 from heredity.regions.metrics import Metric, lost, measured
 from heredity.regions.place import Direction, Place, at
+from heredity.regions.workers import GroundPlan, Workers
 from heredity.seeds import generator
 
 Kind = Literal["encoder", "lm"]
@@ -58,8 +59,10 @@ class Ground:
         self.moved = tuple(
             n for n, t in gram.tensors.items() if float(np.diagonal(t.deltas).max(initial=0)) > 0
         )
+        self.workers: Workers | None = None
         self._total = gram.total()["all"].deltas
         self._identities: dict[str, str] = {}
+        self._digests: dict[int, tuple[Metric, str]] = {}  # hashing the data once for each metric is enough
         self._whole = True  # what no member moved is as the base has it
 
     @classmethod
@@ -72,6 +75,8 @@ class Ground:
         members: Sequence[str] | None = None,
         device: str = "cpu",
         dtype: str = "float32",
+        jobs: int = 1,
+        threads: int | None = None,
     ) -> "Ground":
         """Open a family.
 
@@ -82,6 +87,8 @@ class Ground:
             members: names to open; all by default. The base is always opened.
             device: torch device of the live model.
             dtype: of its weights.
+            jobs: processes that measure at once; close the ground when it is no longer needed.
+            threads: of torch in each of them; by default they share this one's.
 
         Raises:
             MismatchError: a member lacks a tensor of the model, or has it in another shape.
@@ -107,7 +114,21 @@ class Ground:
                 f"family {family.name} has one member ({base})", "ground lies between two models or more"
             )
         evaluations = Evaluations(None if folder is None else folder / "evaluations.jsonl")
-        return cls(views, model, gram, base=base, has_base=family.base is not None, evaluations=evaluations)
+        ground = cls(views, model, gram, base=base, has_base=family.base is not None, evaluations=evaluations)
+        if jobs > 1:
+            plan = GroundPlan(
+                name=family.name, members=family.members, root=str(family.root.absolute()), kind=kind,
+                folder=None if folder is None else str(folder.absolute()),
+                chosen=None if members is None else tuple(members), device=device, dtype=dtype,
+                threads=threads or max(1, torch.get_num_threads() // jobs),
+            )  # fmt: skip
+            ground.workers = Workers(plan, jobs)
+        return ground
+
+    def close(self) -> None:
+        """End the processes that measured along, if there were any."""
+        if self.workers is not None:
+            self.workers.close()
 
     @property
     def members(self) -> tuple[str, ...]:
@@ -159,16 +180,35 @@ class Ground:
             twice = next((n for i, n in enumerate(names) if n in names[:i]), None)
             if twice is not None:
                 raise ConfigError(f"two {what} have one name: {twice}", "names must differ")
+        self.ahead([(place, metrics) for place in places], say=say)
         rows = []
         for number, place in enumerate(places):
             rows.append(tuple(score for found in self.score(place, metrics) for score in found))
-            say(f"{place.name} ({number + 1} of {len(places)})")
+            if self.workers is None:
+                say(f"{place.name} ({number + 1} of {len(places)})")
         return Measured(places=tuple(place.name for place in places), data=data, scores=tuple(rows))
+
+    def ahead(
+        self, items: Sequence[tuple[Place, Sequence[Metric]]], *, say: Callable[[str], None] = lambda _: None
+    ) -> None:
+        """Measure what is not known of several places at once, if there are processes to do it."""
+        if self.workers is None:
+            return
+        wanted: dict[tuple[str, ...], tuple[Place, Sequence[Metric]]] = {}
+        for place, metrics in items:
+            keys = self._keys(place, metrics)
+            missing = [n for n, key in enumerate(keys) if key not in self.evaluations]
+            if missing:
+                wanted[tuple(keys[n] for n in missing)] = (place, [metrics[n] for n in missing])
+        done = self.workers.scores(list(wanted.values()))
+        for number, (keys, (scores, seconds)) in enumerate(zip(wanted, done, strict=True)):
+            for key, found in zip(keys, scores, strict=True):
+                self.evaluations.learn(key, found, seconds=seconds / len(keys))
+            say(f"{wanted[keys][0].name} ({number + 1} of {len(wanted)})")
 
     def score(self, place: Place, metrics: Sequence[Metric]) -> list[list[Score]]:
         """Return the scores of one place by each metric; what is known is not measured again."""
-        key = place.digest(self.identities(place.point.members))
-        keys = [sha256(f"{key} {metric.digest}".encode()).hexdigest()[:32] for metric in metrics]
+        keys = self._keys(place, metrics)
         trouble: str | None = None
         poured = False
         for metric, name in zip(metrics, keys, strict=True):
@@ -180,6 +220,15 @@ class Ground:
             found = lost(metric, trouble) if trouble else measured(metric, self.model, place)
             self.evaluations.add(name, found, seconds=time.perf_counter() - start)
         return [self.evaluations[name] for name in keys]
+
+    def _keys(self, place: Place, metrics: Sequence[Metric]) -> list[str]:
+        digest = place.digest(self.identities(place.point.members))
+        found = []
+        for metric in metrics:
+            if id(metric) not in self._digests:
+                self._digests[id(metric)] = (metric, metric.digest)
+            found.append(sha256(f"{digest} {self._digests[id(metric)][1]}".encode()).hexdigest()[:32])
+        return found
 
     def pour(self, place: Place) -> str | None:
         """Make the live model the model of a place; return what is not finite in it, or None."""

@@ -226,14 +226,15 @@ def _recall(
             say(f"proxy of {name}: {proxies[name]:.4f}")
         return proxies[name]
 
-    for candidate in found:
-        if candidate.cluster < 0:
+    def score_all(several: Sequence[Candidate]) -> None:
+        ground.ahead([(candidate.place, [proxy]) for candidate in several])
+        for candidate in several:
             score(candidate)
+
+    score_all([*(c for c in found if c.cluster < 0), *representatives(found)])
     chosen = sorted(representatives(found), key=lambda c: (score(c), c.cluster))[: settings.clusters]
     best = {candidate.cluster for candidate in chosen}
-    for candidate in found:
-        if candidate.cluster in best:
-            score(candidate)
+    score_all([candidate for candidate in found if candidate.cluster in best])
     return proxies
 
 
@@ -242,6 +243,7 @@ def _rung(
     say: Callable[[str], None],
 ) -> Rung:  # fmt: skip
     rows = []
+    ground.ahead([(candidate.place, metrics) for candidate in tried])
     for candidate in tried:
         scores = ground.score(candidate.place, metrics)
         validation, test = [pair[0] for pair in scores], [pair[1] for pair in scores]

@@ -10,7 +10,7 @@ import polars as pl
 
 from heredity.models.batches import EncodedTask
 from heredity.models.classifier import Classifier, pooling_of
-from heredity.models.fit import fit, outcomes
+from heredity.models.fit import fit
 from heredity.models.tuning import FineTuning
 from heredity.regions.evaluations import Score
 from heredity.regions.metrics import digest_of
@@ -61,9 +61,9 @@ class AfterTuning(msgspec.Struct, frozen=True, eq=False):
         if self.encoded.task.labels:
             live = Classifier(live, len(self.encoded.task.labels), pooling=pooling_of(live), seed=self.seed)
         made = fit(live, self.encoded, self.config, seed=self.seed, dtype=self.dtype, label=place.name)
-        validation = outcomes(live, self.encoded.validation, dtype=self.dtype)
         return [
-            _score(name, table) for name, table in zip(self.data, (validation, made.predictions), strict=True)
+            _score(name, table)
+            for name, table in zip(self.data, (made.validation, made.predictions), strict=True)
         ]
 
 

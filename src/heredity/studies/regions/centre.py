@@ -47,10 +47,17 @@ def start_from_centre(run: Run, config: RegionsStudy, material: Material, say: S
     """
     ground = material.ground
     rows, sets = [], []
+    every = [(regime, name) for regime in material.regimes for name in regime.sets]
+    middles = {name: centroid(others(config, material, name), f"centre for {name}") for _, name in every}
+    ground.ahead([
+        (place, [regime.tuned(name, seed)])
+        for regime, name in every
+        for place in (ground.member("base"), middles[name])
+        for seed in range(config.centre.seeds)
+    ], say=say)  # fmt: skip
     for regime in material.regimes:
         for name in regime.sets:
-            middle = centroid(others(config, material, name), f"centre for {name}")
-            starts = {"base": ground.member("base"), "centre": middle}
+            starts = {"base": ground.member("base"), "centre": middles[name]}
             scores = {}
             for start, place in starts.items():
                 scores[start] = [
@@ -146,6 +153,7 @@ def search_starts(
             at_budget(data, settings.tuning, 1.0, seed=run.seed + s, dtype=dtype)
             for s in range(settings.seeds)
         ]
+        ground.ahead([(c.place, full) for c in found], say=say)
         scores = {c.place.name: ground.score(c.place, full) for c in found}
         for label, pairs in scores.items():
             every.append((

@@ -14,14 +14,14 @@ from heredity.family import Family, Member
 from heredity.models.batches import EncodedTask, context_of, encode_task
 from heredity.models.classifier import load_encoder, save_encoder
 from heredity.models.finetune import finetune
-from heredity.models.load import tokenizer
+from heredity.models.load import threads, tokenizer
 from heredity.models.tuning import FineTuning
 from heredity.regions.ground import Ground
 from heredity.regions.metrics import Generalised, Metric
 from heredity.regions.tuned import AfterTuning
 from heredity.run import Run
 from heredity.studies.regions.config import EncoderFamily, LabelledSet, RegionsStudy
-from heredity.studies.regions.material import Material, Regime
+from heredity.studies.regions.material import Material, Regime, several
 
 Say = Callable[[str], None]
 _HELD_OUT = 300
@@ -29,7 +29,7 @@ _HELD_OUT = 300
 
 
 def train_encoders(
-    run: Run, config: RegionsStudy, settings: EncoderFamily, root: Path, *, device: str, say: Say
+    run: Run, config: RegionsStudy, settings: EncoderFamily, root: Path, *, device: str, jobs: int, say: Say
 ) -> Material:
     """Write the base and every member that is not there yet, and open the ground.
 
@@ -39,21 +39,26 @@ def train_encoders(
     folder = run.folder("models")
     base = _base(folder, settings, device)
     tasks = {s.name: _task(s, root) for s in settings.sets}
-    for labelled in settings.sets:
-        task = tasks[labelled.name].sample(train=settings.rows, validation=_HELD_OUT)
-        for seed in range(config.seeds):
-            name = f"{labelled.name}-{seed}"
-            if run.done(name):
-                continue
-            run.start_stage()
-            made = finetune(
-                base, task, folder / name, settings.tuning, seed=seed, device=device, dtype=settings.dtype
-            )
-            say(f"{name}: accuracy {made.scores['test_accuracy']:.3f} on test rows")
-            run.finish_stage(name, **made.scores, rows=made.cost["examples"])
+    todo = [
+        _Item(
+            base=str(base), task=tasks[labelled.name].sample(train=settings.rows, validation=_HELD_OUT),
+            out=str(folder / f"{labelled.name}-{seed}"), tuning=settings.tuning, seed=seed, device=device,
+            dtype=settings.dtype, threads=config.threads,
+        )
+        for labelled in settings.sets
+        for seed in range(config.seeds)
+        if not run.done(f"{labelled.name}-{seed}")
+    ]  # fmt: skip
+    run.start_stage()
+    for item, (scores, cost) in zip(todo, several(jobs).map(_finetune, todo), strict=True):
+        name = Path(item.out).name
+        say(f"{name}: accuracy {scores['test_accuracy']:.3f} on test rows")
+        run.finish_stage(name, **scores, rows=cost["examples"], cpu_seconds=cost["cpu_seconds"])
     main = _family(config, [s for s in settings.sets if not s.control_only], folder, "regions")
     everyone = _family(config, list(settings.sets), folder, "regions-controls")
-    ground = Ground.open(main, kind="encoder", folder=run.folder("ground"), device=device)
+    ground = Ground.open(
+        main, kind="encoder", folder=run.folder("ground"), device=device, jobs=jobs, threads=config.threads
+    )
     words, context = tokenizer(base), context_of(ground.model)
 
     def encoded(task: LabelledTask) -> EncodedTask:
@@ -114,6 +119,33 @@ def regimes(
         every = after(lambda name, _: whole(name), centre.all_rows)
         found.append(Regime(name=f"{centre.all_rows.method}, all rows", sets=centre.full_sets, tuned=every))
     return found
+
+
+class _Item(msgspec.Struct, frozen=True, eq=False, kw_only=True):
+    """One fine-tune, as a process of its own takes it."""
+
+    base: str
+    task: LabelledTask
+    out: str
+    tuning: FineTuning
+    seed: int
+    device: str
+    dtype: str
+    threads: int
+
+
+def _finetune(item: _Item) -> tuple[dict[str, float], dict[str, float]]:
+    with threads(item.threads):
+        made = finetune(
+            item.base,
+            item.task,
+            Path(item.out),
+            item.tuning,
+            seed=item.seed,
+            device=item.device,
+            dtype=item.dtype,
+        )
+    return made.scores, made.cost
 
 
 def _base(folder: Path, settings: EncoderFamily, device: str) -> Path:

@@ -3,6 +3,7 @@
 import copy
 import shutil
 import tempfile
+import time
 from collections.abc import Callable
 from hashlib import sha256
 from pathlib import Path
@@ -12,7 +13,7 @@ import msgspec
 
 from heredity.corpora import Document, TokenStream, load, split, train_tokenizer, write_stream
 from heredity.family import Family, Member
-from heredity.models.load import initialise
+from heredity.models.load import initialise, threads
 from heredity.models.load import load as load_model
 from heredity.models.train import LmTraining, save_model, stage_seed, train_lm
 from heredity.regions.evaluations import Score
@@ -21,7 +22,7 @@ from heredity.regions.metrics import LmLoss, Metric
 from heredity.regions.place import Place
 from heredity.run import Run
 from heredity.studies.regions.config import LmFamily, RegionsStudy
-from heredity.studies.regions.material import Material, Regime
+from heredity.studies.regions.material import Material, Regime, several
 
 Say = Callable[[str], None]
 _SPLIT = (0.80, 0.10, 0.10)
@@ -72,7 +73,7 @@ class LmTuned(msgspec.Struct, frozen=True, eq=False):
 
 
 def train_languages(
-    run: Run, config: RegionsStudy, settings: LmFamily, root: Path, *, device: str, say: Say
+    run: Run, config: RegionsStudy, settings: LmFamily, root: Path, *, device: str, jobs: int, say: Say
 ) -> Material:
     """Train the base and every member that is not there yet, and open the ground.
 
@@ -80,31 +81,36 @@ def train_languages(
         CorpusError: a text cannot be had.
     """
     _texts(run, settings, root, say)
+    for name in ("models", "work"):
+        run.folder(name)
     train, held_out = (TokenStream.open(run.folder("text") / name) for name in ("train", "held-out"))
-    _train(
-        run, settings, "base", None, train.of(list(settings.base_domains)), settings.base_tokens, settings.pretraining,
-        device, say,
-    )  # fmt: skip
-    members = [Member(name="base", path="base")]
-    for domain, kind in settings.kinds.items():
-        for seed in range(config.seeds):
-            name = f"{domain}-{seed}"
-            _train(
-                run,
-                settings,
-                name,
-                "base",
-                train.of(domain),
-                settings.tokens,
-                settings.finetuning,
-                device,
-                say,
+    names = {f"{domain}-{seed}": domain for domain in settings.kinds for seed in range(config.seeds)}
+    for todo in (["base"], list(names)):  # the base first of all
+        items = [
+            _Item(
+                name=name, parent=None if name == "base" else "base", run_folder=str(run.path), settings=settings,
+                domains=settings.base_domains if name == "base" else (names[name],),
+                seed=stage_seed(run.seed, "train", name), device=device, threads=config.threads,
             )
-            labels: dict[str, str | int | float] = {"data": domain, "family": kind, "seed": seed}
-            members.append(Member(name=name, path=name, parents=("base",), labels=labels))
+            for name in todo
+            if not run.done(name)
+        ]  # fmt: skip
+        run.start_stage()
+        mapped = several(jobs if len(items) > 1 else 1).map(_train, items)
+        for item, (loss, tokens, cpu) in zip(items, mapped, strict=True):
+            say(f"{item.name}: loss {loss:.3f}")
+            run.finish_stage(item.name, loss=loss, tokens=tokens, cpu_seconds=cpu)
+    members = [Member(name="base", path="base")]
+    for name, domain in names.items():
+        labels: dict[str, str | int | float] = {
+            "data": domain, "family": settings.kinds[domain], "seed": int(name.rsplit("-", 1)[1]),
+        }  # fmt: skip
+        members.append(Member(name=name, path=name, parents=("base",), labels=labels))
     family = Family("regions", members, run.folder("models"))
     family.save(run.folder("models") / "regions.toml")
-    ground = Ground.open(family, kind="lm", folder=run.folder("ground"), device=device)
+    ground = Ground.open(
+        family, kind="lm", folder=run.folder("ground"), device=device, jobs=jobs, threads=config.threads
+    )
     tuning = config.centre.lm or settings.finetuning
 
     def regime(tokens: int) -> Regime:
@@ -143,23 +149,35 @@ def _texts(run: Run, settings: LmFamily, root: Path, say: Say) -> None:
     run.finish_stage("text")
 
 
-def _train(
-    run: Run, settings: LmFamily, name: str, parent: str | None, stream: TokenStream, tokens: int, training: LmTraining,
-    device: str, say: Say,
-) -> None:  # fmt: skip
-    if run.done(name):
-        return
-    run.start_stage()
-    folder = run.folder("models")
-    seed = stage_seed(run.seed, "train", name)
+class _Item(msgspec.Struct, frozen=True, kw_only=True):
+    """One training, as a process of its own takes it."""
+
+    name: str
+    parent: str | None
+    run_folder: str
+    settings: LmFamily
+    domains: tuple[str, ...]
+    seed: int
+    device: str
+    threads: int
+
+
+def _train(item: _Item) -> tuple[float, float, float]:
+    start = time.process_time()
+    root, settings = Path(item.run_folder), item.settings
+    stream = TokenStream.open(root / "text" / "train").of(list(item.domains))
     model = (
-        initialise(settings.model | {"vocab_size": settings.vocabulary}, seed=seed, device=device)
-        if parent is None
-        else load_model(folder / parent, device=device)
+        initialise(settings.model | {"vocab_size": settings.vocabulary}, seed=item.seed, device=item.device)
+        if item.parent is None
+        else load_model(root / "models" / item.parent, device=item.device)
     )
+    training, tokens = settings.finetuning, settings.tokens
+    if item.parent is None:
+        training, tokens = settings.pretraining, settings.base_tokens
     schedule = msgspec.structs.replace(training, epochs=tokens / stream.n_tokens)
-    history = train_lm(model, stream, run.folder("work") / name, config=schedule, seed=seed, label=name)
-    save_model(model, run.folder("text") / "tokenizer", folder / name)
-    shutil.rmtree(run.folder("work") / name, ignore_errors=True)
-    say(f"{name}: loss {history[-1]['loss']:.3f}")
-    run.finish_stage(name, loss=history[-1]["loss"], tokens=history[-1]["tokens"])
+    work = root / "work" / item.name
+    with threads(item.threads):
+        history = train_lm(model, stream, work, config=schedule, seed=item.seed, label=item.name)
+    save_model(model, root / "text" / "tokenizer", root / "models" / item.name)
+    shutil.rmtree(work, ignore_errors=True)
+    return history[-1]["loss"], history[-1]["tokens"], round(time.process_time() - start, 3)

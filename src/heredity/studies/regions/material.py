@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import msgspec
 
+from heredity.execute import Execution, Processes, Serial
 from heredity.family import Family
 from heredity.models.batches import EncodedTask
 from heredity.regions.ground import Ground
@@ -51,3 +52,8 @@ class Material(msgspec.Struct, frozen=True, eq=False, kw_only=True):
     def data(self) -> dict[str, str]:
         """Set of each member."""
         return {m.name: str(m.labels["data"]) for m in self.family.members if "data" in m.labels}
+
+
+def several(jobs: int) -> Execution:
+    """Return what maps fine-tunes over processes, or in this one."""
+    return Serial() if jobs == 1 else Processes(jobs)

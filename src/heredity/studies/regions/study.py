@@ -1,5 +1,6 @@
 """The study of regions from nothing to a page; every stage resumes, and every measured place is kept."""
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,7 +18,13 @@ Say = Callable[[str], None]
 
 
 def study(
-    run: Run, config: RegionsStudy, *, root: Path, device: str = "cpu", say: Say = lambda _: None
+    run: Run,
+    config: RegionsStudy,
+    *,
+    root: Path,
+    device: str = "cpu",
+    jobs: int = 1,
+    say: Say = lambda _: None,
 ) -> None:
     """Run what is not done yet, drawing the page after each part.
 
@@ -26,48 +33,61 @@ def study(
         config: the settings.
         root: folder of the labelled sets, or that relative paths of corpora start from.
         device: torch device.
+        jobs: processes that train and measure at once, each with `config.threads`; no number depends on it.
         say: takes one line of progress at a time.
 
     Raises:
         HeredityError: a stage cannot be done; what is done stays.
     """
     with threads(config.threads):
-        material = _material(run, config, root, device, say)
-        _describe(run, config, material)
-        stages: dict[str, Callable[[], None]] = {
-            "clusters": lambda: between.cluster(run, config, material),
-            "controls": lambda: between.control(run, config, material),
-            "centre": lambda: centre.start_from_centre(run, config, material, say),
-            "separation": lambda: between.separate(run, config, material, say),
-            "interpolation": lambda: between.interpolate(run, config, material, say),
-            "edges": lambda: between.find_edges(run, config, material, say),
-        }
-        if config.starts is not None and material.tasks is not None and config.starts.sets:
-            starts, tasks = config.starts, material.tasks
-            stages["starts"] = lambda: centre.search_starts(
-                run, config, starts, material, tasks, material.dtype, say
-            )
-        for name, stage in stages.items():
-            if run.done(name):
-                continue
-            run.start_stage()
-            stage()
-            run.finish_stage(name)
-            say(f"{name}: done")
-            run.write_table("compute", compute_table(run, material.ground))
-            run.write_table("findings", findings(run, config))
-            write_report(run)
+        material = _material(run, config, root, device, jobs, say)
+        try:
+            _stages(run, config, material, say)
+        finally:
+            material.ground.close()
 
 
-def _material(run: Run, config: RegionsStudy, root: Path, device: str, say: Say) -> Material:
+def _stages(run: Run, config: RegionsStudy, material: Material, say: Say) -> None:
+    _describe(run, config, material)
+    ground = material.ground
+    stages: dict[str, Callable[[], None]] = {
+        "clusters": lambda: between.cluster(run, config, material),
+        "controls": lambda: between.control(run, config, material),
+        "centre": lambda: centre.start_from_centre(run, config, material, say),
+        "separation": lambda: between.separate(run, config, material, say),
+        "interpolation": lambda: between.interpolate(run, config, material, say),
+        "edges": lambda: between.find_edges(run, config, material, say),
+    }
+    if config.starts is not None and material.tasks is not None and config.starts.sets:
+        starts, tasks = config.starts, material.tasks
+        stages["starts"] = lambda: centre.search_starts(
+            run, config, starts, material, tasks, material.dtype, say
+        )
+    for name, stage in stages.items():
+        if run.done(name):
+            continue
+        run.start_stage()
+        cpu, elsewhere = time.process_time(), sum(ground.evaluations.seconds.values())
+        stage()
+        spent = time.process_time() - cpu
+        if ground.workers is not None:  # one thread each: their seconds are processor seconds, about
+            spent += sum(ground.evaluations.seconds.values()) - elsewhere
+        run.finish_stage(name, cpu_seconds=round(spent, 3))
+        say(f"{name}: done")
+        run.write_table("compute", compute_table(run, ground))
+        run.write_table("findings", findings(run, config))
+        write_report(run)
+
+
+def _material(run: Run, config: RegionsStudy, root: Path, device: str, jobs: int, say: Say) -> Material:
     if config.encoder is not None:
         from heredity.studies.regions.encoders import train_encoders
 
-        return train_encoders(run, config, config.encoder, root, device=device, say=say)
+        return train_encoders(run, config, config.encoder, root, device=device, jobs=jobs, say=say)
     if config.lm is not None:
         from heredity.studies.regions.languages import train_languages
 
-        return train_languages(run, config, config.lm, root, device=device, say=say)
+        return train_languages(run, config, config.lm, root, device=device, jobs=jobs, say=say)
     raise ValueError("settings without a family")  # they are checked when they are read
 
 
