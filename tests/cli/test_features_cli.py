@@ -224,6 +224,8 @@ def test_an_interrupted_training_resumes_to_the_same_bytes(
     from heredity.cli import _training
 
     settings = [
+        "--dtype",
+        "float32",
         "--set",
         "d_sae=48",
         "--set",

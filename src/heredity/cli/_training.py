@@ -71,8 +71,10 @@ def listed() -> tuple[dict[str, Any], list[str]]:
     return found, lines
 
 
-def plan(stores: Sequence[Path], variant: str, start: Path | None, settings: Sequence[str]) -> Job:
-    """Open the stores and check every setting before any work.
+def plan(
+    stores: Sequence[Path], variant: str, start: Path | None, settings: Sequence[str], dtype: str
+) -> Job:
+    """Open the stores and check every setting before any work; `dtype` gives way to `--set dtype`.
 
     Raises:
         ConfigError: no such variant or setting, or a value out of range.
@@ -90,7 +92,7 @@ def plan(stores: Sequence[Path], variant: str, start: Path | None, settings: Seq
     of_training = set(Training.__struct_fields__)
     of_kind = set(kind.__struct_fields__) - ({"members"} if joint else set())
     own: dict[str, Any] = {"d_sae": _PER_WIDTH * opened[0].d}
-    rest: dict[str, Any] = {"tokens": max(_LEAST_TOKENS, opened[0].n_tokens)}
+    rest: dict[str, Any] = {"tokens": max(_LEAST_TOKENS, opened[0].n_tokens), "dtype": dtype}
     for key, value in overrides(settings).items():
         name = key.removeprefix("training.")
         if key in of_kind:

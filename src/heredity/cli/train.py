@@ -31,6 +31,10 @@ def _list(context: click.Context, _: click.Parameter, asked: bool) -> None:
     "--init", "start", type=click.Path(path_type=Path), metavar="SAE",
     help="Start at another SAE, such as the parent's: latents keep their numbers.",
 )  # fmt: skip
+@click.option(
+    "--dtype", type=click.Choice(["auto", "float32", "bfloat16"]), default="auto", show_default=True,
+    help="bfloat16 only nominates latents, float32 decides; auto tries both first.",
+)  # fmt: skip
 @_options.settings
 @_options.seed
 @_options.device
@@ -39,8 +43,8 @@ def _list(context: click.Context, _: click.Parameter, asked: bool) -> None:
 @_options.as_json
 @_options.quiet
 def command(
-    stores: tuple[Path, ...], out: Path, variant: str, start: Path | None, settings: tuple[str, ...], seed: int,
-    device: str, resume: bool, overwrite: bool, as_json: bool, quiet: bool,
+    stores: tuple[Path, ...], out: Path, variant: str, start: Path | None, dtype: str, settings: tuple[str, ...],
+    seed: int, device: str, resume: bool, overwrite: bool, as_json: bool, quiet: bool,
 ) -> None:  # fmt: skip
     """Train an SAE on activations that `heredity harvest --site` kept; a crosscoder on several members' STOREs.
 
@@ -52,7 +56,7 @@ def command(
     from heredity.cli._folders import claim
     from heredity.features.sae import save
 
-    job = _training.plan(stores, variant, start, settings)
+    job = _training.plan(stores, variant, start, settings, dtype)
     claim(out, marks=("cfg.json", "checkpoint.safetensors", "plan.json"), resume=resume, overwrite=overwrite)
     sae, history = _training.train(
         job, out, seed=seed, device=device, progress=_options.progress(quiet)
