@@ -35,7 +35,9 @@ def test_it_equals_scikit_learn_on_the_features_as_they_are(classes: int) -> Non
     found, labels = planted(classes)
     made = fit_head(found, labels, classes=classes)
     shift = found.train.mean(axis=0, dtype=np.float64)  # taken up by the intercept: only faster
-    oracle = LogisticRegression(C=made.strength, max_iter=50_000, tol=1e-7).fit(found.train - shift, labels[0])
+    oracle = LogisticRegression(C=made.strength, max_iter=50_000, tol=1e-7).fit(
+        found.train - shift, labels[0]
+    )
     chances = oracle.predict_proba(found.test - shift)
     loss = -np.log(chances[np.arange(120), labels[2]])
     assert made.converged

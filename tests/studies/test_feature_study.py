@@ -71,7 +71,8 @@ def test_latents_have_statistics_effects_and_explanations(first: Run) -> None:
         assert made[name].group_by("member").len()["len"].to_list() == [96] * 4
     shown = made["explanations"].select("member", "latent").sort("member", "latent")
     measured = made["measured_effects"].select("member", "latent")
-    assert measured.height and measured.join(shown, on=["member", "latent"], how="anti").is_empty()
+    assert measured.height
+    assert measured.join(shown, on=["member", "latent"], how="anti").is_empty()
     assert made["explanations"]["explainer"].unique().to_list() == ["rules"]
     scores = made["explanations"].drop_nulls("score")
     assert scores.height + made["explanations"]["failed"].drop_nulls().len() == shown.height

@@ -235,7 +235,8 @@ class _Flow(NamedTuple):
 
     @classmethod
     def of(cls, codes: Sparse, error: ndarray, penalty: float, d_sae: int) -> "_Flow":
-        return cls(*sparse.by_latent(codes.indptr, codes.indices, d_sae), codes.values, error, penalty)
+        starts, tokens, places = sparse.by_latent(codes.indptr, codes.indices, d_sae)
+        return cls(starts, tokens, places, codes.values, error, penalty)
 
     def add(self, here: slice, centred: ndarray, decoder: ndarray, room: Room) -> Float32[ndarray, " some"]:
         """Add the gradients of some latents' weights; return those at their biases."""
