@@ -196,10 +196,10 @@ class Ground:
             return
         wanted: dict[tuple[str, ...], tuple[Place, Sequence[Metric]]] = {}
         for place, metrics in items:
-            keys = self._keys(place, metrics)
-            missing = [n for n, key in enumerate(keys) if key not in self.evaluations]
+            every = self._keys(place, metrics)
+            missing = [n for n, key in enumerate(every) if key not in self.evaluations]
             if missing:
-                wanted[tuple(keys[n] for n in missing)] = (place, [metrics[n] for n in missing])
+                wanted[tuple(every[n] for n in missing)] = (place, [metrics[n] for n in missing])
         done = self.workers.scores(list(wanted.values()))
         for number, (keys, (scores, seconds)) in enumerate(zip(wanted, done, strict=True)):
             for key, found in zip(keys, scores, strict=True):

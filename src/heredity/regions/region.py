@@ -174,9 +174,9 @@ def compare_level(
         ]
         for good, bad in (("In", "Ex"), ("In′", "Ex"), ("In′", "In")):
             redraws = [(one[good], one[bad]) for one in again]
-            how = "members resampled, mixtures drawn and measured anew"
+            how = "redrawn"
             if "In′" not in (good, bad) or not redraws:
-                how = "losses resampled"
+                how = "resampled"
                 redraws = _plain_redraws(
                     losses[good], losses[bad], settings.draws, seed, f"{level.name} {good} {bad} {data}"
                 )

@@ -15,6 +15,7 @@ _TITLES = {
     "path": "From one model to the other", "plane": "The plane of three models", "region": "Inside and outside",
     "start": "Where to start",
 }  # fmt: skip
+_LEAD = 3  # more sentences are a list
 _LOSS = ("Loss", "mean negative log-likelihood on held-out rows, nats; lower is better.")
 _GENERALISED = (
     "Generalised loss",
@@ -32,21 +33,29 @@ def draw(run: Run) -> str:
     """Render the page of a run; what has no table yet says so."""
     view = View(run)
     command = str(view.record["command"])
-    sections = [*_warnings(view), *_drawn(view), settings_section(view)]
-    lead = view.table("findings").sort("order")["text"].to_list() if view.has("findings") else []
+    found = spaced(view.table("findings").sort("order")["text"].to_list()) if view.has("findings") else []
+    several = [part("found", "What was found", bullets=found)] if len(found) > _LEAD else []
+    sections = [*several, *_drawn(view), *notes_section(view), settings_section(view)]
     return page(
-        title=_TITLES[command], kicker=f"heredity {command}", lead=[text.replace(" %", "\u00a0%") for text in lead],
+        title=_TITLES[command], kicker=f"heredity {command}", lead=[] if several else found,
         sections=sections,
     )  # fmt: skip
 
 
 def part(
-    anchor: str, title: str, *, text: Sequence[str] = (), drawn: Sequence[Figure] = (),
+    anchor: str, title: str, *, text: Sequence[str] = (), bullets: Sequence[str] = (), drawn: Sequence[Figure] = (),
     table: pl.DataFrame | None = None, terms: Sequence[tuple[str, str]] = (),
 ) -> Section:  # fmt: skip
-    """Make a section of paragraphs, figures, a table and explained words."""
-    values = {"text": list(text), "figures": list(drawn), "table": table, "terms": list(terms)}
+    """Make a section of paragraphs, a list, figures, a table and explained words."""
+    values = {
+        "text": list(text), "bullets": list(bullets), "figures": list(drawn), "table": table, "terms": list(terms),
+    }  # fmt: skip
     return Section(anchor, title, "region_part.j2", values)
+
+
+def spaced(texts: Sequence[str]) -> list[str]:
+    """Keep a number and its per cent sign on one line."""
+    return [text.replace(" %", "\u00a0%") for text in texts]
 
 
 def path_section(view: View) -> Section:
@@ -114,6 +123,10 @@ def separation_sections(view: View) -> list[Section]:
     )  # fmt: skip
     terms = [
         _LOSS, _GENERALISED, _P_B,
+        (
+            "Interval",
+            "redrawn: members resampled, mixtures of each sample drawn and measured anew; resampled: losses resampled.",
+        ),
         ("In′", "as many models drawn at random in the convex hull of the members (Dirichlet with all weights 1)."),
         ("Ex", "at the general level, the base and a random step, shaped like an initialisation in every tensor and as "
          "long as the members' mean task vector; at the others, the members outside of the group."),
@@ -208,7 +221,8 @@ def _drawn(view: View) -> list[Section]:
     return sections or [Section("ground", "The ground", "missing.j2", {"waits_for": "the measured places"})]
 
 
-def _warnings(view: View) -> list[Section]:
+def notes_section(view: View) -> list[Section]:
+    """Say what was done to the data."""
     if not view.has("warnings"):
         return []
-    return [Section("data", "About the data", "map_warnings.j2", {"rows": view.table("warnings").to_dicts()})]
+    return [part("data", "About the data", bullets=spaced(view.table("warnings")["text"].to_list()))]

@@ -10,9 +10,11 @@ from heredity.report.palette import member_colours
 from heredity.report.region_page import (
     direction_section,
     edge_section,
+    notes_section,
     part,
     separation_sections,
     settings_section,
+    spaced,
 )
 from heredity.report.view import View
 from heredity.run import Run
@@ -23,8 +25,12 @@ COMMANDS = ("study regions",)
 def draw(run: Run) -> str:
     """Render the page of a study; what has no table yet says so."""
     view = View(run)
-    lead = view.table("findings").sort("order")["text"].to_list() if view.has("findings") else []
-    sections: list[Section] = []
+    found = view.table("findings").sort("order")["text"].to_list() if view.has("findings") else []
+    lead = [
+        "Fine-tunes of one base: do those of one data set lie together, is the ground between them good and the ground "
+        "outside bad, and is the middle a better place to start from?"
+    ]
+    sections = [part("found", "What was found, beside the paper", bullets=spaced(found))] if found else []
     parts: list[tuple[tuple[str, ...], Callable[[View], list[Section]]]] = [
         (("clusters", "layout"), _clusters),
         (("kinship_kinds",), _controls),
@@ -38,12 +44,9 @@ def draw(run: Run) -> str:
     for tables, make in parts:
         if view.has(*tables):
             sections += make(view)
-    if view.has("warnings"):
-        rows = {"rows": view.table("warnings").to_dicts()}
-        sections.append(Section("data", "About the data", "map_warnings.j2", rows))
     return page(
         title="Regions in weight space", kicker="heredity study regions · after arXiv 2302.04863",
-        lead=[text.replace(" %", "\u00a0%") for text in lead], sections=[*sections, settings_section(view)],
+        lead=lead, sections=[*sections, *notes_section(view), settings_section(view)],
     )  # fmt: skip
 
 
