@@ -58,6 +58,7 @@ def largest_of(
         first.fill(start, pre)
         if second is not None and others is not None:
             second.fill(start, pre[:, others])
+        del pre  # or two chunks are held at once
     codes = first.packed()
     if second is None or others is None:
         return codes, None

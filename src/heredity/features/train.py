@@ -125,8 +125,7 @@ def train(
     with bar:
         while state.step < training.steps:
             rows = order.rows(state.step * training.batch_tokens, training.batch_tokens)
-            x = torch.from_numpy(store.take(rows)).to(device) * state.scale
-            metrics = _step(variant, training, state, x)
+            metrics = _step(variant, training, state, _inputs(store, rows, state.scale, device))
             if not np.isfinite(metrics["loss"]):
                 check_finite(store, rows, store.take(rows), step=state.step)
                 raise StoreError(
@@ -142,6 +141,10 @@ def train(
             if checkpoint and state.step % training.checkpoint_every == 0 and state.step < training.steps:
                 _save(checkpoint, state, settings)
     return _finished(variant, state, store, training, seed, start)
+
+
+def _inputs(store: Activations, rows: Int64[ndarray, " n"], scale: float, device: str) -> torch.Tensor:
+    return torch.from_numpy(store.take(rows)).to(device).mul_(scale)
 
 
 def _step(variant: Variant, training: Training, state: _State, x: torch.Tensor) -> Metrics:
@@ -245,7 +248,8 @@ def _start(
     p, scale = first_parameters(variant, store, seed, start)
     p = Parameters(*(getattr(p, name).to(device) for name in p.__struct_fields__))
     adam = Adam.start(p, training.beta1, training.beta2)
-    return _State(p, adam, np.zeros(variant.d_sae, np.int64), scale, float(variant.d_sae))
+    firing = variant.k if isinstance(variant, TopK) else variant.d_sae  # of the others it is not known yet
+    return _State(p, adam, np.zeros(variant.d_sae, np.int64), scale, float(firing))
 
 
 def _finished(

@@ -80,12 +80,11 @@ def top_matches(
         top], likewise; names are latents of a. threshold: pairs with r at or above it are listed too. pairs,
         pair_r, n_pairs: out [parts, room, 2], [parts, room], [parts]; beyond the room they are counted only.
     """
-    top = row_r.shape[1]
     width = b_mean.shape[0]
-    room = pair_r.shape[1]
     for part in prange(parts):
         products = np.zeros(width, np.float64)
         r = np.empty(width, np.float64)
+        least = np.zeros(width, np.float64)
         longest = 0
         for at in range(part, rows.shape[0], parts):
             longest = max(longest, a_starts[rows[at] + 1] - a_starts[rows[at]])
@@ -108,19 +107,50 @@ def top_matches(
                 products,
             )
             _to_r(products, a_sum[i], a_inverse[i], b_mean, b_inverse, r)
-            for j in range(width):
-                score = r[j]
-                if score > row_r[at, top - 1]:
-                    _insert(row_latent[at], row_r[at], j, score)
-                if score > own_r[j, top - 1]:
-                    _insert(own_latent[j], own_r[j], i, score)
-                if score >= threshold:
-                    n = n_pairs[part]
-                    if n < room:
-                        pairs[part, n, 0] = i
-                        pairs[part, n, 1] = j
-                        pair_r[part, n] = score
-                    n_pairs[part] = n + 1
+            n_pairs[part] = _take(
+                i, r, row_latent[at], row_r[at], own_latent, own_r, least, threshold, pairs[part], pair_r[part],
+                n_pairs[part],
+            )  # fmt: skip
+
+
+@njit(cache=True)
+def _take(
+    i: int, r: ndarray, row_latent: ndarray, row_r: ndarray, column_latent: ndarray, column_r: ndarray,
+    least: ndarray, threshold: float, pairs: ndarray, pair_r: ndarray, n: int,
+) -> int:  # fmt: skip
+    """Enter the r of latent i of a into the lists; `least` is the smallest that each column keeps."""
+    last = row_r.shape[0] - 1
+    listed = np.nextafter(threshold, 0.0)  # r ≥ threshold is r > this
+    for start in range(0, r.shape[0], _SCREEN):
+        stop = min(start + _SCREEN, r.shape[0])
+        if not _promising(r[start:stop], least[start:stop], min(row_r[last], listed)):
+            continue
+        for j in range(start, stop):
+            score = r[j]
+            if score > row_r[last]:
+                _insert(row_latent, row_r, j, score)
+            if score > least[j]:
+                _insert(column_latent[j], column_r[j], i, score)
+                least[j] = column_r[j, last]
+            if score > listed:
+                if n < pair_r.shape[0]:
+                    pairs[n, 0] = i
+                    pairs[n, 1] = j
+                    pair_r[n] = score
+                n += 1
+    return n
+
+
+_SCREEN = 64
+"""Columns looked at together: hardly any hold something for a list."""
+
+
+@njit(cache=True, fastmath=True)
+def _promising(r, least, bound):  # type: ignore[no-untyped-def]
+    most = np.float64(-1)
+    for j in range(r.shape[0]):
+        most = max(most, r[j] - min(least[j], bound))
+    return most > 0
 
 
 @njit(cache=True)
@@ -145,7 +175,7 @@ def joint_firings(
     a_starts: ndarray, a_tokens: ndarray, b_row: ndarray, b_starts: ndarray, b_tokens: ndarray, out: ndarray,
 ) -> None:  # fmt: skip
     """out[p] = tokens on which both latents of pair p fire; one first latent's pairs together."""
-    here = np.full(n_tokens, -1, np.int32)
+    here = np.zeros((n_tokens >> 6) + 1, np.uint64)  # a bit per token of b
     marked = -1
     for p in range(first.shape[0]):
         i, j = first[p], second[p]
@@ -153,13 +183,19 @@ def joint_firings(
         if i < 0 or j < 0:
             continue
         if i != marked:
+            here[:] = 0
             for n in range(a_starts[i], a_starts[i + 1]):
-                here[b_row[a_tokens[n]]] = i
+                token = np.uint64(b_row[a_tokens[n]])
+                here[token >> _SIX] |= _ONE << (token & _LAST)
             marked = i
-        total = 0
+        total = np.uint64(0)
         for n in range(b_starts[j], b_starts[j + 1]):
-            total += here[b_tokens[n]] == i
+            token = np.uint64(b_tokens[n])
+            total += here[token >> _SIX] >> (token & _LAST) & _ONE
         out[p] = total
+
+
+_SIX, _LAST, _ONE = np.uint64(6), np.uint64(63), np.uint64(1)
 
 
 @njit(cache=True)
