@@ -133,8 +133,9 @@ def measure(kind: str, n_tokens: int, latents: int, l0: float, rounds: int) -> N
         found = correlate(a, b)
         seconds.append(time.process_time() - began)
     extra = resident("VmHWM") - before
-    print(f"{kind}: {n_tokens:,} tokens, {latents:,} × {latents:,}, L0 {a.l0:.1f} and {b.l0:.1f}, rates "
-          f"{a.firings.max() / n_tokens:.2g} … {a.firings.min() / n_tokens:.2g}, {len(found.r):,} pairs listed")  # fmt: skip
+    rates = f"rates {a.firings.max() / n_tokens:.2g} … {a.firings.min() / n_tokens:.2g}"
+    print(f"{kind}: {n_tokens:,} tokens, {latents:,} × {latents:,}, L0 {a.l0:.1f} and {b.l0:.1f}, {rates}")
+    print(f"  {len(found.r):,} pairs listed")
     print(f"  {median(seconds):.2f} CPU s ({min(seconds):.2f} … {max(seconds):.2f}): "
           f"{n_tokens / median(seconds):,.0f} tokens per CPU second")  # fmt: skip
     print(f"  {extra:,.0f} MiB beside {held:,.0f} MiB of codes")
