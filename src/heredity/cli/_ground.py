@@ -1,5 +1,6 @@
 """What `path`, `plane`, `region` and `start` share: the options that say what places are measured on."""
 
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -81,6 +82,14 @@ def metrics_for(
 def notes_of(metrics: Sequence[Any]) -> list[str]:
     """Return what was done to the data, truncation counted, naming the set."""
     return [f"{m.data[0]}: {note}" for m in metrics if hasattr(m, "encoded") for note in m.encoded.notes]
+
+
+def plain_rows(run: Any, table: str) -> list[dict[str, Any]]:
+    """Return a table as plain rows for JSON, which has no infinity: what is not finite is null."""
+    return [
+        {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}
+        for row in run.table(table).to_dicts()
+    ]
 
 
 def finish(run: Any, findings: Sequence[str], metrics: Sequence[Any]) -> list[str]:

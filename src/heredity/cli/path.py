@@ -91,7 +91,7 @@ def command(
         ground.close()
         write_report(run)
     page = folder / "report.html"
-    barriers = run.table("barriers").to_dicts()
+    barriers = _ground.plain_rows(run, "barriers")
     _options.emit(
         {"run": str(folder), "report": str(page), "findings": findings, "barriers": barriers},
         as_json=as_json, lines=[*findings, "", f"report: {page}"],

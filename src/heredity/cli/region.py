@@ -81,7 +81,7 @@ def command(
     _options.emit(
         {
             "run": str(folder), "report": str(page), "findings": findings,
-            "separation": run.table("separation").to_dicts(),
+            "separation": _ground.plain_rows(run, "separation"),
         },
         as_json=as_json, lines=[*findings, "", f"report: {page}"],
     )  # fmt: skip

@@ -101,7 +101,7 @@ def command(
     _options.emit(
         {
             "run": str(folder), "report": str(page), "start": str(start), "findings": findings,
-            "evidence": run.table("evidence").to_dicts(), "cost": run.table("cost").to_dicts(),
+            "evidence": _ground.plain_rows(run, "evidence"), "cost": _ground.plain_rows(run, "cost"),
         },
         as_json=as_json, lines=[*findings, "", f"start: {start}", f"report: {page}"],
     )  # fmt: skip

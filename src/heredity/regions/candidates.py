@@ -9,7 +9,7 @@ import numpy as np
 from heredity.errors import ConfigError
 from heredity.family import Family
 from heredity.geometry.clusters import cluster
-from heredity.geometry.similarity import cosine
+from heredity.geometry.similarity import centre, cosine
 from heredity.regions.ground import Ground
 from heredity.regions.place import Place, at
 from heredity.regions.walk import centroid
@@ -64,13 +64,19 @@ def clusters_of(ground: Ground, members: Sequence[str]) -> dict[str, int]:
     """Cluster members by the cosine of their task vectors, as many groups as the eigengap says."""
     if len(members) < 4:
         return dict.fromkeys(members, 0)
-    found = cluster(cosine(ground.products(members)))
+    found = cluster(kinship(ground, members))
     return dict(zip(members, found.labels.tolist(), strict=True))
+
+
+def kinship(ground: Ground, members: Sequence[str]) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """Return the cosines of task vectors from the base, or from the members' mean where there is no base."""
+    products = ground.products(members)
+    return cosine(products if ground.has_base else centre(products))
 
 
 def kin_weights(ground: Ground, members: Sequence[str]) -> np.ndarray[Any, np.dtype[np.float64]]:
     """Return shares by how akin each member is to the others: its mean cosine with them, where that is positive."""
-    similarity = cosine(ground.products(members))
+    similarity = kinship(ground, members)
     np.fill_diagonal(similarity, 0.0)
     shares: np.ndarray[Any, np.dtype[np.float64]] = np.maximum(similarity.sum(axis=1), 0.0)
     return shares / shares.sum() if shares.sum() > 0 else np.full(len(members), 1 / len(members))

@@ -21,9 +21,9 @@ from heredity.regions.edges import EdgeSettings, data_of, from_centre, metrics_o
 from heredity.regions.evaluations import Measured
 from heredity.regions.ground import Ground
 from heredity.regions.metrics import Metric
-from heredity.regions.place import at
+from heredity.regions.place import Place, at
 from heredity.regions.separation import resampled, resampled_members, separation
-from heredity.regions.walk import hull_samples, outside
+from heredity.regions.walk import centroid, hull_samples, outside, spread
 from heredity.run import Run
 from heredity.seeds import generator
 
@@ -148,14 +148,8 @@ def compare_level(
     if level.outside:
         away = [ground.member(name) for name in level.outside]
     else:
-        length = float(ground.norms(level.inside).mean())
-        away = outside(
-            ground.member(ground.base),
-            min(settings.samples, len(inside)),
-            length,
-            seed=seed,
-            name=f"{level.name} Ex",
-        )
+        start, length = origin(ground, level.inside)
+        away = outside(start, min(settings.samples, len(inside)), length, seed=seed, name=f"{level.name} Ex")
     groups = {"In": inside, "In′": mixtures, "Ex": away}
     measured = {
         role: _level_data(ground.measure(found, metrics, say=say), level) for role, found in groups.items()
@@ -190,6 +184,16 @@ def compare_level(
         for role, found in measured.items()
     ]
     return rows, pl.concat(tables).select("level", "role", "place", "data", "loss", "accuracy", "n", "note")
+
+
+def origin(ground: Ground, members: Sequence[str]) -> tuple[Place, float]:
+    """Return where random steps outside start and how long they are: the base, and the mean task vector's norm.
+
+    Without a base: the members' centroid, and their mean distance from it.
+    """
+    if ground.has_base:
+        return ground.member(ground.base), float(ground.norms(members).mean())
+    return centroid(members), spread(ground.products(members))
 
 
 def region_findings(run: Run, found: pl.DataFrame) -> list[str]:

@@ -17,13 +17,23 @@
     return value;
   }
 
+  function drawOne(plot, style) {
+    const source = JSON.parse(document.getElementById(plot.dataset.plot).textContent);
+    const { data, layout } = resolved(source, style);
+    plot.querySelector(".unplotted")?.remove();
+    window.Plotly.react(plot, data, layout, config);
+  }
+
   function draw() {
     const style = getComputedStyle(root);
+    for (const plot of plots) drawOne(plot, style);
+  }
+
+  // The first time one plot after the other, so that the page can be read and scrolled meanwhile.
+  async function drawInTurn() {
     for (const plot of plots) {
-      const source = JSON.parse(document.getElementById(plot.dataset.plot).textContent);
-      const { data, layout } = resolved(source, style);
-      plot.querySelector(".unplotted")?.remove();
-      window.Plotly.react(plot, data, layout, config);
+      drawOne(plot, getComputedStyle(root));
+      await new Promise((done) => setTimeout(done));
     }
   }
 
@@ -48,8 +58,7 @@
 
   const packed = document.getElementById("plotly-gzip");
   if (!packed) return;
-  unpack(packed).then(() => {
-    draw();
+  unpack(packed).then(drawInTurn).then(() => {
     matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw);
     root.dataset.drawn = "yes";
   }).catch((error) => {
