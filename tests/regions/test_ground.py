@@ -123,6 +123,7 @@ def test_scores_are_kept_and_measured_once(
         first.measure([places[0], places[0]], [metric])
 
 
+@pytest.mark.slow  # two processes start
 def test_several_processes_measure_the_same(
     films: Path, metric: Generalised, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
