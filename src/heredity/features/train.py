@@ -24,6 +24,7 @@ from heredity.features.backward import Parameters, add_gradients, streams
 from heredity.features.initialise import check_finite, first_parameters, origin
 from heredity.features.joint import Activations
 from heredity.features.optimise import Adam, descend
+from heredity.features.product import by_rows
 from heredity.features.sae._sae import SAE
 from heredity.features.sae._variant import NO_EXTRA, Extended, Variant
 from heredity.features.sae.topk import TopK
@@ -204,8 +205,11 @@ def _resample(variant: Variant, training: Training, state: _State, store: Activa
     p = state.p
     x = torch.from_numpy(store.take(draw.integers(0, store.n_tokens, 8192))).to(p.b_dec.device) * state.scale
     extra = variant.finish(p.extra, 1.0) if isinstance(variant, Extended) else NO_EXTRA
-    codes = variant.activate_dense(torch.addmm(p.b_enc, x - p.b_dec, p.encoder.T), extra)
-    left = (x - torch.addmm(p.b_dec, codes, p.decoder)).double()
+    parts = []
+    for part in x.split(_CHUNK):  # the codes of all at once would be the largest matrix of the training
+        codes = variant.activate_dense(by_rows(part - p.b_dec, p.encoder, p.b_enc), extra)
+        parts.append((part - by_rows(codes, p.decoder.T, p.b_dec)).double())
+    left = torch.cat(parts)
     chance = left.square().sum(dim=1).square().cpu().numpy()
     picked = draw.choice(len(x), size=len(dead), p=chance / chance.sum())
     rows = torch.nn.functional.normalize(left[torch.from_numpy(picked).to(x.device)], dim=1).float()

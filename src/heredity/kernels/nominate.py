@@ -14,9 +14,8 @@ from numba import njit, prange
 from numpy import ndarray
 
 from heredity.kernels.decode import float_of_bits
-from heredity.kernels.sparse import sift_down
+from heredity.kernels.sparse import TINY, lanes_of, reaching, sift_down
 
-_TINY = np.finfo(np.float32).tiny
 _SAFETY = np.float32(1.001)  # for the rounding of the bounds themselves
 
 
@@ -63,7 +62,7 @@ def top_rows(
         nominated: out, int64 [tokens], how many were computed in float32; −1: one was outside its bound.
     """
     n = bits.shape[1]
-    lanes = min(n, max(n // 16, 4 * k))
+    lanes = lanes_of(n, k)
     for t in prange(bits.shape[0]):
         low, high = np.zeros(lanes, np.float32), np.empty(n, np.float32)
         for start in range(0, n, lanes):
@@ -74,7 +73,7 @@ def top_rows(
             if low[lane] > heap[0]:
                 sift_down(heap, low[lane])
         least = heap[0]  # k exact values are at least as large, or it is 0
-        nominees = _reaching(high, max(least, _TINY))
+        nominees = reaching(high, max(least, TINY))
         found = nominees.shape[0]
 
         exact = np.full(found, -1, np.float32)
@@ -121,30 +120,6 @@ def _bound(
         spread = _spread(v, x_norm, reach[j], output)
         low[j] = max(low[j], v + bias[j] - spread)
         high[j] = v + bias[j] + spread
-
-
-@njit(cache=True)
-def _reaching(high: ndarray, least: float) -> ndarray:
-    """Return the places of numbers that reach `least`, ascending; nearly all numbers do not."""
-    n = high.shape[0]
-    marks = np.zeros((n + 7) // 8 * 8, np.uint8)
-    for j in range(n):
-        marks[j] = high[j] >= least
-    words = marks.view(np.uint64)
-    found = 0
-    for word in range(words.shape[0]):
-        if words[word]:
-            for j in range(8 * word, 8 * word + 8):
-                found += marks[j]
-    places = np.empty(found, np.int32)
-    found = 0
-    for word in range(words.shape[0]):
-        if words[word]:
-            for j in range(8 * word, 8 * word + 8):
-                if marks[j]:
-                    places[found] = j
-                    found += 1
-    return places
 
 
 @njit(cache=True, inline="always")

@@ -11,7 +11,7 @@ import numpy as np
 from numba import njit, prange
 from numpy import ndarray
 
-_CHUNK = 32
+TINY = np.nextafter(np.float32(0), np.float32(1))
 
 
 @njit(cache=True, fastmath=True)
@@ -32,9 +32,18 @@ def sift_down(heap: ndarray, value: float) -> None:
     heap[at] = value
 
 
-@njit(cache=True, parallel=True, fastmath=True)
+@njit(cache=True)
+def lanes_of(n: int, k: int) -> int:
+    """Return in how many strided groups n numbers are looked at, so that k are the largest of groups of their own."""
+    return min(n, max(n // 16, 4 * k))
+
+
+@njit(cache=True, parallel=True)
 def top_rows(pre: ndarray, k: int, indices: ndarray, values: ndarray, counts: ndarray) -> None:
     """Write the at most k largest positive entries of each row, by ascending column; `counts` says how many.
+
+    The k-th largest of the maxima of strided groups is at most the k-th largest entry, and hardly less: few
+    entries reach it, and only those are sorted out. Of equal entries, the first are kept.
 
     Args:
         pre: pre-activations, float32 [tokens, d_sae].
@@ -44,41 +53,62 @@ def top_rows(pre: ndarray, k: int, indices: ndarray, values: ndarray, counts: nd
         counts: out, int64 [tokens].
     """
     n_tokens, width = pre.shape
-    whole = width - width % _CHUNK
+    lanes = lanes_of(width, k)
     for t in prange(n_tokens):
         row = pre[t]
-        heap = np.zeros(k, np.float32)  # zeros: only positive entries can enter
-        for start in range(0, width, _CHUNK):
-            stop = min(start + _CHUNK, width)
-            if start < whole and _largest(row[start:stop]) <= heap[0]:
-                continue
-            for j in range(start, stop):
-                if row[j] > heap[0]:
-                    sift_down(heap, row[j])
+        most, heap = np.zeros(lanes, np.float32), np.zeros(k, np.float32)
+        for start in range(0, width, lanes):
+            _raise(row[start : min(start + lanes, width)], most)
+        for lane in range(lanes):
+            if most[lane] > heap[0]:
+                sift_down(heap, most[lane])
+        places = reaching(row, max(heap[0], TINY))
+        heap[:] = 0
+        for j in places:
+            if row[j] > heap[0]:
+                sift_down(heap, row[j])
         cut = heap[0]
         room = k  # for entries that equal the smallest one kept
-        for s in range(k):
-            room -= heap[s] > cut
+        for j in places:
+            room -= row[j] > cut
         n = 0
-        for start in range(0, width, _CHUNK):
-            stop = min(start + _CHUNK, width)
-            if start < whole and _largest(row[start:stop]) < cut:
-                continue
-            for j in range(start, stop):
-                if row[j] > cut or (row[j] == cut and cut > 0 and room > 0):
-                    room -= row[j] == cut
-                    indices[t, n] = j
-                    values[t, n] = row[j]
-                    n += 1
+        for j in places:
+            if row[j] > cut or (row[j] == cut and cut > 0 and room > 0):
+                room -= row[j] == cut
+                indices[t, n] = j
+                values[t, n] = row[j]
+                n += 1
         counts[t] = n
 
 
 @njit(cache=True, fastmath=True)
-def _largest(values: ndarray) -> float:
-    largest = values[0]
+def _raise(values: ndarray, most: ndarray) -> None:
     for j in range(values.shape[0]):
-        largest = max(largest, values[j])
-    return largest
+        most[j] = max(most[j], values[j])
+
+
+@njit(cache=True)
+def reaching(values: ndarray, least: float) -> ndarray:
+    """Return the places of numbers that reach `least`, int32, ascending; made for few among many."""
+    n = values.shape[0]
+    marks = np.zeros((n + 7) // 8 * 8, np.uint8)
+    for j in range(n):
+        marks[j] = values[j] >= least
+    words = marks.view(np.uint64)  # eight marks at a time
+    found = 0
+    for word in range(words.shape[0]):
+        if words[word]:
+            for j in range(8 * word, 8 * word + 8):
+                found += marks[j]
+    places = np.empty(found, np.int32)
+    found = 0
+    for word in range(words.shape[0]):
+        if words[word]:
+            for j in range(8 * word, 8 * word + 8):
+                if marks[j]:
+                    places[found] = j
+                    found += 1
+    return places
 
 
 @njit(cache=True, parallel=True)
