@@ -134,6 +134,23 @@ def test_a_classifier_has_the_sites_of_its_encoder(saved, tmp_path):
     np.testing.assert_array_equal(plain.read(0, 9999), whole.read(0, 9999))
 
 
+def test_an_encoder_saved_without_its_pooler_is_read_all_the_same(saved, tmp_path):
+    torch.manual_seed(1)
+    model = BertModel(BertConfig(**SMALL))
+    bare = {name: value for name, value in model.state_dict().items() if not name.startswith("pooler")}
+    model.save_pretrained(tmp_path / "bare", state_dict=bare)
+    again = open_model(tmp_path / "bare")
+    assert not again.pooler.dense.weight.any()
+    blocks = torch.randint(0, 100, (2, 5))
+    with torch.no_grad():
+        want = model.eval()(input_ids=blocks).last_hidden_state
+        torch.testing.assert_close(again(input_ids=blocks).last_hidden_state, want)
+    del bare["embeddings.word_embeddings.weight"]
+    model.save_pretrained(tmp_path / "broken", state_dict=bare)
+    with pytest.raises(MismatchError, match="1 tensors do not fit"):
+        open_model(tmp_path / "broken")
+
+
 def test_an_encoder_has_no_loss_and_its_fvu_is_that_of_the_stored_activations(saved, tmp_path):
     tokens, model = stream(documents=2, contexts=3), open_model(saved / "bert")
     site = "encoder.layer.0.output.dense:input"

@@ -9,6 +9,7 @@ from typing import Any
 
 import numba
 
+from heredity.anatomy import is_head
 from heredity.atomic import replacing_folder
 from heredity.checkpoint import Checkpoint
 from heredity.errors import CheckpointError, ConfigError, CorpusError, ExtraMissingError, MismatchError
@@ -32,7 +33,7 @@ def load(
         device: torch device, e.g. "cpu" or "cuda:0".
         dtype: "float32", "bfloat16" or "float16".
         as_saved: load whatever class config.json names, an encoder with its head for example; tensors that
-            this class has no place for are left out.
+            this class has no place for are left out, and those of a head that the folder lacks are zero.
 
     Raises:
         CheckpointError: no such folder, or transformers cannot read it.
@@ -59,7 +60,14 @@ def load(
                 ) from error
             raise
     superfluous = [] if as_saved else info["unexpected_keys"]
-    wrong = sorted(map(str, [*info["missing_keys"], *superfluous, *info.get("mismatched_keys", [])]))
+    missing = list(map(str, info["missing_keys"]))
+    # A fine-tune is often saved without the pooler that its class has: nothing is to be read there.
+    headless = [name for name in missing if as_saved and is_head(name)]
+    with torch.no_grad():
+        for name in headless:
+            model.get_parameter(name).zero_()
+    missing = [name for name in missing if name not in headless]
+    wrong = sorted(map(str, [*missing, *superfluous, *info.get("mismatched_keys", [])]))
     if wrong:
         raise MismatchError(
             f"{folder}: {len(wrong)} tensors do not fit config.json, first {wrong[0]}",
