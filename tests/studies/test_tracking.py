@@ -10,6 +10,7 @@ import polars as pl
 import pytest
 import torch
 from feature_pico import DOMAINS, write_text
+from safetensors.torch import save_file
 from transformers import BertConfig, BertModel, MistralConfig, MistralForCausalLM
 
 from heredity.cli._main import run
@@ -17,6 +18,8 @@ from heredity.corpora import train_tokenizer
 from heredity.corpora.stream import TokenStream
 from heredity.errors import ConfigError, DiskFullError, StoreError
 from heredity.family import Family, Member
+from heredity.run import Run
+from heredity.studies.features.members import load_member
 from heredity.studies.tracking import config as settings_of
 from heredity.studies.tracking import kin
 from heredity.studies.tracking.sizes import estimate
@@ -274,6 +277,36 @@ def test_a_small_disk_is_found_before_starting(
     monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": 1000}))
     with pytest.raises(DiskFullError, match="needs about"):
         sizes.check(tmp_path / "not" / "there")
+
+
+def test_an_adapter_is_poured_into_its_parent(world: Path, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    a, b = (torch.from_numpy(rng.normal(size=size).astype(np.float32)) for size in ((2, 32), (48, 2)))
+    settings = {
+        "peft_type": "LORA",
+        "r": 2,
+        "lora_alpha": 4,
+        "target_modules": ["up_proj"],
+        "base_model_name_or_path": "x",
+    }
+    (tmp_path / "lora").mkdir()
+    (tmp_path / "lora" / "adapter_config.json").write_text(json.dumps(settings))
+    place = "base_model.model.model.layers.0.mlp.up_proj.lora_"
+    save_file({f"{place}A.weight": a, f"{place}B.weight": b}, tmp_path / "lora" / "adapter_model.safetensors")
+    members = [Member(name="base", path=str(world / "lm" / "base"))]
+    members.append(Member(name="lora", path=str(tmp_path / "lora"), parents=("base",), relation="adapter"))
+    family = kin.resolved(Family("two", members, tmp_path))
+    made = Run.open(tmp_path / "run", command="track", config={}, seed=0)
+    kin.keep(made, family)
+    live = load_member(made, "lora", device="cpu")
+    base = load_member(made, "base", device="cpu")
+    want = base.model.layers[0].mlp.up_proj.weight + 2 * b @ a
+    torch.testing.assert_close(live.model.layers[0].mlp.up_proj.weight, want)
+    torch.testing.assert_close(
+        live.model.layers[1].mlp.up_proj.weight, base.model.layers[1].mlp.up_proj.weight
+    )
+    assert kin.check_site(family, None) == "model.layers.0.mlp.down_proj:input"
+    assert kin.check_tokenizers(family) == "base"
 
 
 def test_a_settings_file_lies_between_the_defaults_and_the_command_line(tmp_path: Path) -> None:

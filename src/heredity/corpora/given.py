@@ -68,7 +68,7 @@ def _spec(given: str) -> CorpusSpec:
 
 def _name(source: str) -> str:
     parts = [p for p in re.split(r"[/#:]", source.partition(":")[2]) if p and not re.search(r"[*?\[]", p)]
-    return Path(parts[-1]).stem if parts else source.partition(":")[0]
+    return Path(parts[-1].partition("@")[0]).stem if parts else source.partition(":")[0]
 
 
 def _read(path: Path) -> _File:
