@@ -52,7 +52,7 @@
 
   const number = (value) => value.toLocaleString("en-US");
   const percent = (value) => `${(100 * value).toLocaleString("en-US", { maximumSignificantDigits: 2 })}\u00a0%`;
-  const decimal = (value) => (value === null || value === undefined ? "–" : value.toFixed(2).replace("-", "−"));
+  const decimal = (value) => (value === null || value === undefined ? "–" : value.toFixed(2).replace(/^-(?=0\.00$)/, "").replace("-", "−"));
   const address = (member, latent) => `#feature=${encodeURIComponent(index.members[member].name)}/${latent}`;
 
   function name(member, latent) {
