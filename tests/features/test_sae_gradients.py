@@ -7,6 +7,7 @@ import torch
 from heredity.features.backward import AUX, Parameters
 from heredity.features.initialise import random_parameters
 from heredity.features.sae import BatchTopK, Crosscoder, Gated, JumpReLU
+from heredity.features.sae.jumprelu import _Jump
 from heredity.seeds import generator
 
 TOKENS, D_IN, D_SAE = 200, 24, 96
@@ -103,3 +104,16 @@ def test_gradients_equal_autograd(variant, loss, dense, with_dead):
             scale = float(theirs.abs().max())
             assert scale > 0 or not mine.any()
             np.testing.assert_allclose(mine, theirs, atol=1e-5 * scale, err_msg=name)
+
+
+def test_the_edge_is_found_alike_on_other_devices():
+    variant = CASES[0][0]
+    p = random_parameters(D_IN, D_SAE, np.zeros(D_IN), 0)
+    x = torch.from_numpy(generator(2, "x").standard_normal((TOKENS, D_IN)).astype(np.float32))
+    pre, theta = (x - p.b_dec) @ p.encoder.T, torch.linspace(0.2, 0.8, D_SAE)
+    gathered, dense = _Jump(variant, theta), _Jump(variant, theta)
+    codes = gathered.activate_dense(pre)
+    dense.dense = codes.clone(), (pre - theta).abs() < dense.half  # what activate_dense keeps off the CPU
+    for one, other in zip(gathered.at_the_edge(p, x), dense.at_the_edge(p, x), strict=True):
+        assert float(other.abs().max()) > 0
+        np.testing.assert_allclose(one, other, atol=1e-4)
