@@ -1,7 +1,7 @@
 """Correlation of all pairs of latents: tokens per CPU second, memory beside the codes, agreement with float64.
 
     python benchmarks/correlation.py [uniform zipf] [--tokens 300000] [--latents 16384] [--l0 32] [--rounds 3]
-    python benchmarks/correlation.py density [--tokens 20000] [--latents 4096]
+    python benchmarks/correlation.py density [--tokens 6144] [--latents 4096] [--shares 0.06 0.08 0.1]
 
 Two synthetic codes over the same tokens, one thread. `uniform`: every latent fires equally often. `zipf`: as in
 trained dictionaries, rates fall with the rank, from more than a tenth of the tokens to a few in 100,000. Half
@@ -25,6 +25,7 @@ for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "
 import numpy as np  # noqa: E402
 from sae_peer import forget_peak, resident  # noqa: E402
 
+from heredity.features import correlate as correlation  # noqa: E402
 from heredity.features.codes import Codes, CodesMeta  # noqa: E402
 from heredity.features.correlate import correlate  # noqa: E402
 from heredity.features.sae import Sparse  # noqa: E402
@@ -142,6 +143,26 @@ def measure(kind: str, n_tokens: int, latents: int, l0: float, rounds: int) -> N
     print(f"  largest difference from float64: {largest_difference(a, b):.1e}", flush=True)
 
 
+def density(n_tokens: int, latents: int, shares: list[float]) -> None:
+    """Print the CPU seconds of sparse and of dense products at several densities."""
+    rows, beside = np.arange(latents), correlation.identity(n_tokens)
+    for share in shares:
+        a, b = pair("uniform", n_tokens, latents, share * latents)
+        seconds: dict[str, list[float]] = {"_by_rows": [], "_by_blocks": []}
+        for side in (a, b):
+            _ = side.sums, side.inverse_norms
+        for _ in range(3):
+            for way, taken in seconds.items():
+                lists = correlation._Lists.empty(1, latents, latents, 8, 1 << 16)
+                began = time.process_time()
+                getattr(correlation, way)(a, b, rows, beside, 0.4, lists)
+                taken.append(time.process_time() - began)
+        sparse, dense = (median(taken[1:]) for taken in seconds.values())
+        share = (a.l0 * b.l0) ** 0.5 / latents
+        print(f"{share:.1%} of the latents fire (L0 {share * latents:.0f} of {latents:,}): sparse {sparse:.2f} CPU s, "
+              f"dense {dense:.2f}; as many of 16,384: L0 {share * 16384:.0f}", flush=True)  # fmt: skip
+
+
 def main() -> None:
     """Parse the command line."""
     parser = argparse.ArgumentParser(
@@ -152,8 +173,12 @@ def main() -> None:
     parser.add_argument("--latents", type=int, default=16_384)
     parser.add_argument("--l0", type=float, default=32)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--shares", type=float, nargs="+", default=[0.02, 0.04, 0.06, 0.08, 0.1, 0.15])
     options = parser.parse_args()
     for kind in options.what:
+        if kind == "density":
+            density(options.tokens, options.latents, options.shares)
+            continue
         measure(kind, options.tokens, options.latents, options.l0, options.rounds)
 
 

@@ -3,8 +3,9 @@ import pytest
 from planted import codes, dense, stream
 
 from heredity.errors import MismatchError
+from heredity.features import correlate as module
 from heredity.features.codes import Codes
-from heredity.features.correlate import best_against, correlate, identity
+from heredity.features.correlate import best_against, correlate, dense_is_faster, identity
 
 
 @pytest.fixture(scope="module")
@@ -77,3 +78,53 @@ def test_other_tokens_are_refused(pair):
     other = stream(documents=4, seed=9)
     with pytest.raises(MismatchError, match="different token streams"):
         correlate(ca, codes(a, other))
+
+
+def test_dense_blocks_and_sparse_rows_agree(monkeypatch):
+    tokens = stream(domains=("one",), documents=40, contexts=2)  # more than one block of 2048 tokens
+    a = dense(tokens, 600, rate=0.2, seed=1)  # more than one block of 512 latents
+    b = np.concatenate(
+        [a[:, 100:400] * dense(tokens, 300, rate=0.8, seed=2), dense(tokens, 50, seed=3)], axis=1
+    )
+    b[:, 7] = 0
+    ca, cb = codes(a, tokens), codes(b, tokens, "child")
+    found, beside = {}, np.roll(identity(tokens.n_tokens), 64)
+    for blocks in (False, True):
+        monkeypatch.setattr(module, "dense_is_faster", lambda *_, blocks=blocks: blocks)
+        rows = np.arange(5, 590, 3)
+        found[blocks] = (
+            correlate(ca, cb, top=5, threshold=0.05),
+            best_against(ca, cb, rows, beside, top=3, min_joint=1, least=0.0),
+        )
+    (sparse, one), (blocked, two) = found[False], found[True]
+    np.testing.assert_array_equal(blocked.first, sparse.first)
+    np.testing.assert_array_equal(blocked.second, sparse.second)
+    np.testing.assert_allclose(blocked.r, sparse.r, atol=1e-6)
+    np.testing.assert_array_equal(blocked.joint, sparse.joint)
+    for side in ("forward", "backward"):
+        np.testing.assert_allclose(getattr(blocked, side).r, getattr(sparse, side).r, atol=1e-6)
+    np.testing.assert_allclose(two, one, atol=1e-6)
+    want = oracle(a, b)
+    np.testing.assert_allclose(blocked.r, want[blocked.first, blocked.second], atol=1e-5)
+    assert len(blocked.r) == (want >= 0.05).sum()
+
+
+def test_dense_blocks_are_chosen_by_the_density_of_the_codes(monkeypatch):
+    tokens = stream(documents=4)
+    thick, thin = (codes(dense(tokens, 200, rate=rate, seed=1), tokens) for rate in (0.3, 0.01))
+    assert not dense_is_faster(thick, thick)  # too small to matter
+    monkeypatch.setattr(module, "_MANY", 0)
+    assert dense_is_faster(thick, thick)
+    assert not dense_is_faster(thin, thick)
+    assert not dense_is_faster(thin, thin)
+
+
+def test_more_pairs_than_there_was_room_for(pair, monkeypatch):
+    _, _, ca, cb, _ = pair
+    whole = correlate(ca, cb, top=2, threshold=0.01)
+    monkeypatch.setattr(module, "_ROOM", 3)
+    again = correlate(ca, cb, top=2, threshold=0.01)
+    assert len(whole.r) > 10
+    np.testing.assert_array_equal(again.first, whole.first)
+    np.testing.assert_array_equal(again.r, whole.r)
+    np.testing.assert_array_equal(again.backward.r, whole.backward.r)

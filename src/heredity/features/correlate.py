@@ -1,18 +1,21 @@
 """Pearson correlation of all pairs of latents of two SAEs on the same tokens, never d_sae × d_sae numbers.
 
-r = (Σab − Σa Σb / N) / (‖a − ā‖ ‖b − b̄‖) with zeros counted, from sparse products summed in float64.
+r = (Σab − Σa Σb / N) / (‖a − ā‖ ‖b − b̄‖) with zeros counted. Products are sparse, summed in float64; where so
+many latents fire that dense ones are faster, they are dense float32 of 2048 tokens each, summed in float64.
 """
 
 from functools import cached_property
 
 import numba
 import numpy as np
+import torch
 from jaxtyping import Float64, Int32, Int64
 from msgspec import Struct
 from numpy import ndarray
 
 from heredity.errors import ConfigError
 from heredity.features.codes import Codes
+from heredity.features.product import by_rows
 from heredity.kernels import correlate as kernel
 
 _ROOM = 1 << 16
@@ -124,33 +127,95 @@ _Pair = tuple[Int32[ndarray, "latents top"], Float64[ndarray, "latents top"]]
 def _top(
     a: Codes, b: Codes, rows: ndarray, b_row: ndarray, top: int, threshold: float
 ) -> tuple[_Pair, _Pair, ndarray, ndarray, ndarray]:
-    parts = numba.get_num_threads()
+    dense = dense_is_faster(a, b)
     room = _ROOM if threshold <= 1 else 1
     while True:
-        row_latent, row_r = np.full((len(rows), top), -1, np.int32), np.zeros((len(rows), top))
-        column_latent, column_r = (
-            np.full((parts, b.d_sae, top), -1, np.int32),
-            np.zeros((parts, b.d_sae, top)),
-        )
-        pairs, pair_r = np.empty((parts, room, 2), np.int32), np.empty((parts, room))
-        n_pairs = np.zeros(parts, np.int64)
-        kernel.top_matches(
-            rows, parts,
-            a.starts, a.tokens, a.values_by_latent, a.sums, a.inverse_norms,
-            b_row, b.indptr, b.latents, b.values, b.sums / b.n_tokens, b.inverse_norms,
-            row_latent, row_r, column_latent, column_r, threshold, pairs, pair_r, n_pairs,
-        )  # fmt: skip
-        if n_pairs.max() <= room:
+        lists = _Lists.empty(1 if dense else numba.get_num_threads(), len(rows), b.d_sae, top, room)
+        (_by_blocks if dense else _by_rows)(a, b, rows, b_row, threshold, lists)
+        if lists.n_pairs.max() <= room:
             break
-        room = int(n_pairs.max())
-    kernel.merge_columns(column_latent, column_r)
-    kept = [slice(0, n) for n in n_pairs]
-    pair = np.concatenate([p[s] for p, s in zip(pairs, kept, strict=True)])
-    score = np.concatenate([p[s] for p, s in zip(pair_r, kept, strict=True)])
+        room = int(lists.n_pairs.max())
+    kernel.merge_columns(lists.column_latent, lists.column_r)
+    kept = [slice(0, n) for n in lists.n_pairs]
+    pair = np.concatenate([p[s] for p, s in zip(lists.pairs, kept, strict=True)])
+    score = np.concatenate([p[s] for p, s in zip(lists.pair_r, kept, strict=True)])
     order = np.lexsort((pair[:, 1], pair[:, 0]))
     return (
-        (row_latent, row_r), (column_latent[0], column_r[0]), pair[order, 0], pair[order, 1], score[order],
+        (lists.row_latent, lists.row_r), (lists.column_latent[0], lists.column_r[0]),
+        pair[order, 0], pair[order, 1], score[order],
     )  # fmt: skip
+
+
+def dense_is_faster(a: Codes, b: Codes) -> bool:
+    """Say whether dense products of blocks of codes take less time than sparse ones, as benchmarks found.
+
+    Sparse ones cost a token l0_a · l0_b sums, dense ones d_a · d_b, each about 80 times cheaper. Small codes stay
+    sparse: there is nothing to gain, and sparse sums are exact to the last digits of float64.
+    """
+    sums = a.l0 * b.l0
+    return sums > _DENSE * a.d_sae * b.d_sae and sums * a.n_tokens > _MANY
+
+
+_DENSE = 0.11**2
+"""Dense products win where more than 11 % of the latents fire on both sides (`benchmarks/correlation.py density`)."""
+_MANY = 2e9
+"""Sums that take two seconds or more."""
+
+
+class _Lists(Struct):
+    """What the kernels write: see `kernels.correlate.top_matches`."""
+
+    row_latent: Int32[ndarray, "rows top"]
+    row_r: Float64[ndarray, "rows top"]
+    column_latent: Int32[ndarray, "parts latents top"]
+    column_r: Float64[ndarray, "parts latents top"]
+    pairs: Int32[ndarray, "parts room 2"]
+    pair_r: Float64[ndarray, "parts room"]
+    n_pairs: Int64[ndarray, " parts"]
+
+    @classmethod
+    def empty(cls, parts: int, rows: int, columns: int, top: int, room: int) -> "_Lists":
+        return cls(
+            np.full((rows, top), -1, np.int32), np.zeros((rows, top)),
+            np.full((parts, columns, top), -1, np.int32), np.zeros((parts, columns, top)),
+            np.empty((parts, room, 2), np.int32), np.empty((parts, room)), np.zeros(parts, np.int64),
+        )  # fmt: skip
+
+
+def _by_rows(a: Codes, b: Codes, rows: ndarray, b_row: ndarray, threshold: float, lists: _Lists) -> None:
+    """Sparse products, one latent of a after the other."""
+    kernel.top_matches(
+        rows, len(lists.n_pairs),
+        a.starts, a.tokens, a.values_by_latent, a.sums, a.inverse_norms,
+        b_row, b.indptr, b.latents, b.values, b.sums / b.n_tokens, b.inverse_norms,
+        lists.row_latent, lists.row_r, lists.column_latent, lists.column_r, threshold,
+        lists.pairs, lists.pair_r, lists.n_pairs,
+    )  # fmt: skip
+
+
+_BLOCK_LATENTS, _BLOCK_TOKENS = 512, 2048
+
+
+def _by_blocks(a: Codes, b: Codes, rows: ndarray, b_row: ndarray, threshold: float, lists: _Lists) -> None:
+    """Dense float32 products of some latents of a with all of b, some tokens at a time; float64 sums."""
+    every = np.arange(b.d_sae, dtype=np.int32)
+    for first in range(0, len(rows), _BLOCK_LATENTS):
+        some = rows[first : first + _BLOCK_LATENTS]
+        column = np.full(a.d_sae, -1, np.int32)
+        column[some] = np.arange(len(some))
+        products = np.zeros((len(some), b.d_sae))
+        for start in range(0, a.n_tokens, _BLOCK_TOKENS):
+            token = np.arange(start, min(start + _BLOCK_TOKENS, a.n_tokens), dtype=np.int32)
+            left = np.empty((len(token), len(some)), np.float32)
+            right = np.empty((len(token), b.d_sae), np.float32)
+            kernel.spread(a.indptr, a.latents, a.values, token, column, left)
+            kernel.spread(b.indptr, b.latents, b.values, b_row[token], every, right)
+            products += by_rows(torch.from_numpy(left).T, torch.from_numpy(right).T).numpy()
+        lists.n_pairs[0] = kernel.take_rows(
+            rows, products, first, a.sums, a.inverse_norms, b.sums / b.n_tokens, b.inverse_norms,
+            lists.row_latent, lists.row_r, lists.column_latent[0], lists.column_r[0], threshold,
+            lists.pairs[0], lists.pair_r[0], int(lists.n_pairs[0]),
+        )  # fmt: skip
 
 
 def _counted(a: Codes, b: Codes, own: ndarray, best: _Pair, count_from: float) -> Candidates:

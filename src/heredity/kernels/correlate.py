@@ -154,6 +154,43 @@ def _promising(r, least, bound):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True)
+def take_rows(
+    rows: ndarray, products: ndarray, first: int, a_sum: ndarray, a_inverse: ndarray, b_mean: ndarray,
+    b_inverse: ndarray, row_latent: ndarray, row_r: ndarray, column_latent: ndarray, column_r: ndarray,
+    threshold: float, pairs: ndarray, pair_r: ndarray, n: int,
+) -> int:  # fmt: skip
+    """Do what `top_matches` does with Σab of some rows that are already known; return the pairs listed so far.
+
+    Args:
+        rows, a_sum, a_inverse, b_mean, b_inverse, row_latent, row_r, threshold: as there. products: Σab of
+        rows[first : first + len(products)], float64; cleared. column_latent, column_r, pairs, pair_r: as there,
+        of one worker. n: pairs listed before.
+    """
+    r, least = np.empty(products.shape[1], np.float64), column_r[:, -1].copy()
+    for place in range(products.shape[0]):
+        at = first + place
+        i = rows[at]
+        _to_r(products[place], a_sum[i], a_inverse[i], b_mean, b_inverse, r)
+        n = _take(
+            i, r, row_latent[at], row_r[at], column_latent, column_r, least, threshold, pairs, pair_r, n
+        )
+    return n
+
+
+@njit(cache=True)
+def spread(
+    indptr: ndarray, latents: ndarray, values: ndarray, token: ndarray, column: ndarray, out: ndarray
+) -> None:
+    """out[t, column of latent] = value for the codes of some tokens; column −1: left out. `out` is cleared first."""
+    out[:] = 0
+    for t in range(token.shape[0]):
+        for e in range(indptr[token[t]], indptr[token[t] + 1]):
+            place = column[latents[e]]
+            if place >= 0:
+                out[t, place] = values[e]
+
+
+@njit(cache=True)
 def merge_columns(column_latent: ndarray, column_r: ndarray) -> None:
     """Merge the workers' column lists into the first one's."""
     parts, width, top = column_r.shape
