@@ -22,7 +22,7 @@ from heredity.features.rectified import rectified_gradients
 from heredity.features.sae._variant import Sparse
 from heredity.features.sae.l1 import L1
 from heredity.features.sae.topk import TopK, largest
-from heredity.features.selection import Layer, largest_of
+from heredity.features.selection import Layer, codes_of, largest_of
 from heredity.kernels import sparse
 
 AUX = 1 / 32
@@ -171,14 +171,16 @@ def send_gradients(
         return Step(seen.squared_error, seen.n_codes, seen.sum_codes, seen.fired, loss)
     centred = x - p.b_dec
     revived = np.flatnonzero(dead) if dead is not None and variant.aux_k else np.empty(0, np.int64)
+    layer, second = Layer(p.encoder, p.b_enc), None
     if isinstance(variant, TopK):
-        layer = Layer(p.encoder, p.b_enc)
         codes, second = largest_of(
             centred, layer, variant.k, dtype=dtype, others=revived, other_k=variant.aux_k
         )
+    elif isinstance(variant, L1):
+        codes = codes_of(centred, layer, variant.activate)
     else:
         pre = by_rows(centred, p.encoder, p.b_enc).numpy()
-        codes, second = variant.activate(pre), None
+        codes = variant.activate(pre)
         if len(revived):
             best = largest(pre[:, revived], variant.aux_k)
             second = Sparse(best.indptr, revived[best.indices].astype(np.int32), best.values)

@@ -6,6 +6,7 @@ choice is made among those. The result is that of float32 (where values are told
 """
 
 import time
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -64,6 +65,20 @@ def largest_of(
         return codes, None
     found = second.packed()
     return codes, Sparse(found.indptr, others[found.indices].astype(np.int32), found.values)
+
+
+def codes_of(
+    x: Float32[Tensor, "tokens d_in"],
+    layer: Layer,
+    activate: Callable[[Float32[ndarray, "tokens d_sae"]], Sparse],
+) -> Sparse:
+    """Return the codes of tokens each of which fires by itself, some tokens at a time."""
+    step = chunk_tokens(len(layer.bias))
+    parts = [activate(by_rows(part, layer.rows, layer.bias).numpy()) for part in x.split(step)]
+    indptr = np.zeros(len(x) + 1, np.int64)
+    np.cumsum(np.concatenate([np.diff(part.indptr) for part in parts]), out=indptr[1:])
+    indices, values = (np.concatenate([getattr(p, name) for p in parts]) for name in ("indices", "values"))
+    return Sparse(indptr, indices, values)
 
 
 def fastest_dtype(d_in: int, d_sae: int, k: int) -> str:

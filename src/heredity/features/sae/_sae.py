@@ -11,10 +11,9 @@ from numpy import ndarray
 from torch import Tensor
 
 from heredity.errors import MismatchError
-from heredity.features.product import by_rows
 from heredity.features.sae._variant import Extended, Sparse, Variant
 from heredity.features.sae.topk import TopK
-from heredity.features.selection import Layer, largest_of
+from heredity.features.selection import Layer, codes_of, largest_of
 from heredity.kernels import sparse
 
 
@@ -102,7 +101,7 @@ class SAE(Struct, frozen=True, eq=False, kw_only=True):
         if isinstance(self.variant, TopK):
             dtype = self.metadata.get("training", {}).get("dtype", "float32")
             return largest_of(centred, layer, self.variant.k, dtype=dtype)[0]
-        return self.variant.activate(by_rows(centred, layer.rows, layer.bias).numpy(), self.extra)
+        return codes_of(centred, layer, lambda pre: self.variant.activate(pre, self.extra))
 
     def expand(self, codes: Sparse) -> Float32[ndarray, "tokens d_in"]:
         """Return the activations that sparse codes stand for."""
