@@ -217,7 +217,7 @@ def report(name: str, sides: list[Side], rates: dict[str, float], operations: in
         usual, least = own.extra / peers[0].extra, own.extra / min(p.extra for p in peers)
         print(f"float32: {ratio:.2f} × SAELens at its fastest (goal {faster}); "
               f"{speed[own.name] / limit:.0%} of the limit (goal {share:.0%}); "
-              f"{usual:.2f} of its memory by default (goal {memory:.2f}), {least:.2f} of its least", flush=True)  # fmt: skip
+              f"{usual:.2f} of its usual memory (goal {memory:.2f}), {least:.2f} of its least", flush=True)  # fmt: skip
 
 
 def main() -> None:
