@@ -11,8 +11,8 @@ from heredity.errors import MismatchError
 from heredity.features.initialise import random_parameters, warm_parameters
 from heredity.features.optimise import Adam
 from heredity.features.sae import L1, BatchTopK, Gated, JumpReLU, TopK
+from heredity.features.sae._batch import smallest_kept
 from heredity.features.sae._variant import Extended
-from heredity.features.sae.batchtopk import smallest_kept
 from heredity.features.train import Training, train
 from heredity.seeds import generator
 

@@ -15,14 +15,14 @@ from numpy import ndarray
 from torch import Tensor
 
 from heredity.features.backward import Parameters, Step, add_gradients
-from heredity.features.sae._threshold import above, floor_of
-from heredity.features.sae._variant import NO_EXTRA, Extended, Extra, Sparse
+from heredity.features.sae._threshold import Thresholded, above
+from heredity.features.sae._variant import Extra, Sparse
 from heredity.kernels import sparse, threshold
 
 _Positive = Annotated[float, Meta(gt=0)]
 
 
-class JumpReLU(Extended, frozen=True, kw_only=True):
+class JumpReLU(Thresholded, frozen=True, kw_only=True):
     """Codes f = z where z > θ, else 0; the loss has L0 in it, not a stand-in; dead latents are revived.
 
     Inputs count as scaled to a mean squared norm of d_in. Beside squared error per token, a latent whose
@@ -38,23 +38,12 @@ class JumpReLU(Extended, frozen=True, kw_only=True):
     """
 
     architecture: ClassVar[str] = "jumprelu"
-    extras: ClassVar[tuple[str, ...]] = ("threshold",)
 
     l0: Annotated[float, Meta(ge=0)]
     threshold: _Positive = 2.0
     bandwidth: _Positive = 0.1
     warmup: Annotated[float, Meta(gt=0, le=1)] = 0.1
     revive: Annotated[int, Meta(ge=0)] = 64
-
-    def activate(self, pre: Float32[ndarray, "tokens d_sae"], extra: Extra = NO_EXTRA) -> Sparse:
-        """Return the entries above their latent's threshold."""
-        return above(pre, floor_of(extra["threshold"]))
-
-    def activate_dense(
-        self, pre: Float[Tensor, "tokens d_sae"], extra: Extra = NO_EXTRA
-    ) -> Float[Tensor, "tokens d_sae"]:
-        """Return the pre-activations with all that are not above their threshold set to 0."""
-        return pre * (pre > extra["threshold"].clamp_min(0))
 
     def first_codes(self, pre: Float32[Tensor, "tokens d_sae"]) -> Float32[Tensor, "tokens d_sae"]:
         """Return the entries above the threshold of the start."""
@@ -100,11 +89,6 @@ class JumpReLU(Extended, frozen=True, kw_only=True):
     def read(cls, config: dict[str, Any], own: dict[str, Any] | None) -> "JumpReLU":
         """Return the variant of a cfg.json; SAELens does not keep the charge there, so it reads as 0."""
         return convert(own, cls) if own else cls(d_sae=config["d_sae"], l0=0.0)
-
-    @property
-    def penalty(self) -> float:
-        """0: no charge for Σ codes."""
-        return 0.0
 
     @property
     def aux_k(self) -> int:
