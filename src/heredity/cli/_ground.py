@@ -1,13 +1,14 @@
 """What `path`, `plane`, `region` and `start` share: the options that say what places are measured on."""
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, NamedTuple
 
 import click
 
-Command = TypeVar("Command", bound=Callable[..., Any])
+from heredity.cli import _options
 
 data = click.option(
     "--data", "data", multiple=True, metavar="DATA",
@@ -25,61 +26,111 @@ max_tokens = click.option("--max-tokens", type=click.IntRange(4), default=128, s
 dtype = click.option("--dtype", default="float32", show_default=True, help="Of the forward pass.")
 
 
-def measured_on(command: Command) -> Command:
-    """Add the options of what places are measured on."""
+class Measured(NamedTuple):
+    """What places are measured on, as the options of `measured_on` say."""
+
+    data: tuple[str, ...]
+    text: Path | None
+    own_heads: bool
+    rows: int
+    max_tokens: int
+    dtype: str
+
+    @property
+    def kind(self) -> Literal["encoder", "lm"]:
+        """The kind of model that can be measured so.
+
+        Raises:
+            ConfigError: neither labelled texts nor a token stream, or both.
+        """
+        from heredity.errors import ConfigError
+
+        if bool(self.data) == (self.text is not None):
+            raise ConfigError(
+                "give labelled texts with --data, or a token stream with --text",
+                "one of them, not both or neither",
+            )
+        if self.own_heads and self.text is not None:
+            raise ConfigError("--own-heads is about classifiers", "leave it out with --text")
+        return "encoder" if self.data else "lm"
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """The options as the run folder keeps them."""
+        return self._asdict() | {
+            "data": list(self.data),
+            "text": None if self.text is None else str(self.text),
+        }
+
+    def metrics(self, ground: Any, *, seed: int) -> list[Any]:
+        """Return the metrics that the options ask for."""
+        from heredity.corpora.labelled import read_task
+        from heredity.corpora.tokens import TokenStream
+        from heredity.models.batches import context_of, encode_task
+        from heredity.models.load import tokenizer
+        from heredity.regions.metrics import Generalised, LmLoss, own_heads
+
+        if self.text is not None:
+            return [LmLoss(TokenStream.open(self.text))]
+        words, context = tokenizer(ground.checkpoints[ground.base].path), context_of(ground.model)
+        found: list[Any] = []
+        for ref in self.data:
+            task = read_task(ref, seed=seed).sample(
+                train=self.rows, validation=max(2, self.rows // 2), test=self.rows, seed=seed
+            )
+            encoded = encode_task(task, words, max_tokens=self.max_tokens, context=context)
+            if self.own_heads:
+                folders = {name: ground.checkpoints[name].path for name in ground.members}
+                found.append(own_heads(folders, encoded, self.dtype))
+            else:
+                found.append(Generalised(encoded, self.dtype))
+        return found
+
+
+def measured_on(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the options of what places are measured on; the command gets them as one `measured`."""
+
+    @functools.wraps(command)
+    def gathering(**values: Any) -> None:
+        measured = Measured(**{name: values.pop(name) for name in Measured._fields})
+        command(measured=measured, **values)
+
     for option in (dtype, max_tokens, rows, heads, text, data):
-        command = option(command)
-    return command
+        gathering = option(gathering)
+    return gathering
 
 
-def given(data: Sequence[str], text: Path | None, heads: bool) -> Literal["encoder", "lm"]:
-    """Return the kind of model that the options ask for: "encoder" or "lm".
+def survey(
+    run: Any, family: Any, measured: Measured, work: Callable[[Any, list[Any]], Sequence[str]], *,
+    device: str, jobs: int, seed: int, members: Sequence[str] | None = None,
+) -> list[str]:  # fmt: skip
+    """Open the ground, let `work` measure on it what the options ask for, draw the page; return the findings."""
+    from heredity.regions.ground import Ground
+    from heredity.report import write_report
 
-    Raises:
-        ConfigError: neither labelled texts nor a token stream, or both.
-    """
-    from heredity.errors import ConfigError
-
-    if bool(data) == (text is not None):
-        raise ConfigError(
-            "give labelled texts with --data, or a token stream with --text",
-            "one of them, not both or neither",
+    with run.recorded():
+        folder = run.folder("ground")
+        ground = Ground.open(
+            family, kind=measured.kind, folder=folder, members=members, device=device, jobs=jobs
         )
-    if heads and text is not None:
-        raise ConfigError("--own-heads is about classifiers", "leave it out with --text")
-    return "encoder" if data else "lm"
+        metrics = measured.metrics(ground, seed=seed)
+        findings = _finish(run, work(ground, metrics), metrics)
+        ground.close()
+        write_report(run)
+    return findings
 
 
-def metrics_for(
-    family: Any, ground: Any, data: Sequence[str], text: Path | None, *, heads: bool, rows: int, max_tokens: int,
-    dtype: str, seed: int,
-) -> list[Any]:  # fmt: skip
-    """Return the metrics that the options ask for."""
-    from heredity.corpora.labelled import read_task
-    from heredity.corpora.tokens import TokenStream
-    from heredity.models.batches import context_of, encode_task
-    from heredity.models.load import tokenizer
-    from heredity.regions.metrics import Generalised, LmLoss, own_heads
-
-    if text is not None:
-        return [LmLoss(TokenStream.open(text))]
-    source = ground.checkpoints[ground.base].path
-    words, context = tokenizer(source), context_of(ground.model)
-    found: list[Any] = []
-    for ref in data:
-        task = read_task(ref, seed=seed).sample(
-            train=rows, validation=max(2, rows // 2), test=rows, seed=seed
-        )
-        encoded = encode_task(task, words, max_tokens=max_tokens, context=context)
-        if heads:
-            folders = {name: ground.checkpoints[name].path for name in ground.members}
-            found.append(own_heads(folders, encoded, dtype))
-        else:
-            found.append(Generalised(encoded, dtype))
-    return found
+def tell(run: Any, findings: Sequence[str], *, as_json: bool, tables: Sequence[str] = ()) -> None:
+    """Print the findings and where the page is; as JSON, with the named tables."""
+    page = run.path / "report.html"
+    rows = {name: plain_rows(run, name) for name in tables}
+    _options.emit(
+        {"run": str(run.path), "report": str(page), "findings": findings, **rows},
+        as_json=as_json, lines=[*findings, "", f"report: {page}"],
+    )  # fmt: skip
 
 
-def notes_of(metrics: Sequence[Any]) -> list[str]:
+def _notes_of(metrics: Sequence[Any]) -> list[str]:
     """Return what was done to the data, truncation counted, naming the set."""
     return [f"{m.data[0]}: {note}" for m in metrics if hasattr(m, "encoded") for note in m.encoded.notes]
 
@@ -92,11 +143,11 @@ def plain_rows(run: Any, table: str) -> list[dict[str, Any]]:
     ]
 
 
-def finish(run: Any, findings: Sequence[str], metrics: Sequence[Any]) -> list[str]:
+def _finish(run: Any, findings: Sequence[str], metrics: Sequence[Any]) -> list[str]:
     """Write the tables `findings` and `warnings`; return the findings with what was done to the data."""
     import polars as pl
 
-    texts = notes_of(metrics)
+    texts = _notes_of(metrics)
     run.write_table("findings", pl.DataFrame({"order": range(len(findings)), "text": list(findings)}))
     schema = {"kind": pl.String, "text": pl.String}
     run.write_table("warnings", pl.DataFrame([("data", text) for text in texts], schema=schema, orient="row"))

@@ -36,8 +36,8 @@ from heredity.cli import _ground, _options
 @_options.quiet
 def command(
     a: str, b: str, file: Path | None, out: Path | None, steps: int, extrapolate: float, edge_steps: int,
-    move: tuple[str, ...], data: tuple[str, ...], text: Path | None, own_heads: bool, rows: int, max_tokens: int,
-    dtype: str, seed: int, device: str, jobs: int, resume: bool, overwrite: bool, as_json: bool, quiet: bool,
+    move: tuple[str, ...], measured: _ground.Measured, seed: int, device: str, jobs: int, resume: bool,
+    overwrite: bool, as_json: bool, quiet: bool,
 ) -> None:  # fmt: skip
     """Walk from model A to model B: loss on every set of data, its barrier, and what each part of the model does.
 
@@ -45,13 +45,11 @@ def command(
     written. OUT gets tables (path, barriers) and report.html, and goes on where it stopped with --resume.
     """
     from heredity.cli._family import of_two_or_more
-    from heredity.regions.ground import Ground
     from heredity.regions.path import PathSettings, walk_path
     from heredity.regions.place import selection
-    from heredity.report import write_report
     from heredity.run import Run
 
-    kind = _ground.given(data, text, own_heads)
+    _ = measured.kind  # refused before a file is opened
     for part in move:
         selection(part)
     settings = PathSettings(steps=steps, extrapolate=extrapolate, edge_steps=edge_steps, move=move)
@@ -59,40 +57,14 @@ def command(
     folder = out or Path("runs") / f"path-{names[0]}-{names[1]}"
     config = {
         "a": a, "b": b, "family": None if file is None else str(file), "steps": steps, "extrapolate": extrapolate,
-        "edge_steps": edge_steps, "move": list(move), "data": list(data), "text": None if text is None else str(text),
-        "own_heads": own_heads, "rows": rows, "max_tokens": max_tokens, "dtype": dtype,
+        "edge_steps": edge_steps, "move": list(move), **measured.record,
     }  # fmt: skip
     run = Run.open(folder, command="path", config=config, seed=seed, resume=resume, overwrite=overwrite)
-    with run.recorded():
-        ground = Ground.open(
-            family, kind=kind, folder=run.folder("ground"), members=names, device=device, jobs=jobs
-        )
-        metrics = _ground.metrics_for(
-            family,
-            ground,
-            data,
-            text,
-            heads=own_heads,
-            rows=rows,
-            max_tokens=max_tokens,
-            dtype=dtype,
-            seed=seed,
-        )
-        findings = walk_path(
-            run,
-            ground,
-            metrics,
-            names[0],
-            names[1],
-            settings,
-            say=lambda line: _options.say(line, quiet=quiet),
-        )
-        findings = _ground.finish(run, findings, metrics)
-        ground.close()
-        write_report(run)
-    page = folder / "report.html"
-    barriers = _ground.plain_rows(run, "barriers")
-    _options.emit(
-        {"run": str(folder), "report": str(page), "findings": findings, "barriers": barriers},
-        as_json=as_json, lines=[*findings, "", f"report: {page}"],
+    findings = _ground.survey(
+        run, family, measured,
+        lambda ground, metrics: walk_path(
+            run, ground, metrics, names[0], names[1], settings, say=lambda line: _options.say(line, quiet=quiet)
+        ),
+        device=device, jobs=jobs, seed=seed, members=names,
     )  # fmt: skip
+    _ground.tell(run, findings, as_json=as_json, tables=["barriers"])

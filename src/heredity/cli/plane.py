@@ -31,51 +31,32 @@ from heredity.cli import _ground, _options
 @_options.as_json
 @_options.quiet
 def command(
-    a: str, b: str, c: str, file: Path | None, out: Path | None, steps: int, margin: float, data: tuple[str, ...],
-    text: Path | None, own_heads: bool, rows: int, max_tokens: int, dtype: str, seed: int, device: str, jobs: int,
-    resume: bool, overwrite: bool, as_json: bool, quiet: bool,
+    a: str, b: str, c: str, file: Path | None, out: Path | None, steps: int, margin: float,
+    measured: _ground.Measured, seed: int, device: str, jobs: int, resume: bool, overwrite: bool, as_json: bool,
+    quiet: bool,
 ) -> None:  # fmt: skip
     """Measure the plane through models A, B and C, with all members of the family drawn where they lie on it.
 
     A is the origin, B lies on the x axis. OUT gets tables (plane, plane_members) and report.html.
     """
     from heredity.cli._family import of_two_or_more
-    from heredity.regions.ground import Ground
     from heredity.regions.surface import survey_plane
-    from heredity.report import write_report
     from heredity.run import Run
 
-    kind = _ground.given(data, text, own_heads)
+    _ = measured.kind  # refused before a file is opened
     family, names = of_two_or_more([a, b, c], file)
     folder = out or Path("runs") / f"plane-{'-'.join(names)}"
     config = {
         "corners": list(names), "family": None if file is None else str(file), "steps": steps, "margin": margin,
-        "data": list(data), "text": None if text is None else str(text), "own_heads": own_heads, "rows": rows,
-        "max_tokens": max_tokens, "dtype": dtype,
+        **measured.record,
     }  # fmt: skip
     run = Run.open(folder, command="plane", config=config, seed=seed, resume=resume, overwrite=overwrite)
-    with run.recorded():
-        ground = Ground.open(family, kind=kind, folder=run.folder("ground"), device=device, jobs=jobs)
-        metrics = _ground.metrics_for(
-            family,
-            ground,
-            data,
-            text,
-            heads=own_heads,
-            rows=rows,
-            max_tokens=max_tokens,
-            dtype=dtype,
-            seed=seed,
-        )
-        findings = survey_plane(
+    findings = _ground.survey(
+        run, family, measured,
+        lambda ground, metrics: survey_plane(
             run, ground, metrics, (names[0], names[1], names[2]), steps=steps, margin=margin,
             say=lambda line: _options.say(line, quiet=quiet),
-        )  # fmt: skip
-        findings = _ground.finish(run, findings, metrics)
-        ground.close()
-        write_report(run)
-    page = folder / "report.html"
-    _options.emit(
-        {"run": str(folder), "report": str(page), "findings": findings},
-        as_json=as_json, lines=[*findings, "", f"report: {page}"],
+        ),
+        device=device, jobs=jobs, seed=seed,
     )  # fmt: skip
+    _ground.tell(run, findings, as_json=as_json)

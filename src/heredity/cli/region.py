@@ -21,9 +21,8 @@ from heredity.cli import _ground, _options
 @_options.as_json
 @_options.quiet
 def command(
-    file: Path, by: str, out: Path | None, data: tuple[str, ...], text: Path | None, own_heads: bool, rows: int,
-    max_tokens: int, dtype: str, settings: tuple[str, ...], seed: int, device: str, jobs: int, resume: bool,
-    overwrite: bool, as_json: bool, quiet: bool,
+    file: Path, by: str, out: Path | None, measured: _ground.Measured, settings: tuple[str, ...], seed: int,
+    device: str, jobs: int, resume: bool, overwrite: bool, as_json: bool, quiet: bool,
 ) -> None:  # fmt: skip
     """Measure the region that FAMILY's members span: P_B of members, of their mixtures, and of models outside.
 
@@ -37,12 +36,10 @@ def command(
     from heredity.errors import ConfigError
     from heredity.family import Family, plain
     from heredity.regions.edges import EdgeSettings
-    from heredity.regions.ground import Ground
     from heredity.regions.region import RegionSettings, survey_region
-    from heredity.report import write_report
     from heredity.run import Run
 
-    kind = _ground.given(data, text, own_heads)
+    _ = measured.kind  # refused before a file is opened
     family = Family.load(file)
     asked = overrides(settings)
     far = {name: asked.pop(name) for name in list(asked) if name in EdgeSettings.__struct_fields__}
@@ -53,35 +50,15 @@ def command(
         raise ConfigError(f"--set: {plain(error)}", "heredity region --help lists the settings") from None
     folder = out or Path("runs") / f"region-{family.name}"
     config = {
-        "family": str(file), "data": list(data), "text": None if text is None else str(text), "own_heads": own_heads,
-        "rows": rows, "max_tokens": max_tokens, "dtype": dtype, "region": msgspec.to_builtins(chosen),
+        "family": str(file), **measured.record, "region": msgspec.to_builtins(chosen),
         "edges": msgspec.to_builtins(edges),
     }  # fmt: skip
     run = Run.open(folder, command="region", config=config, seed=seed, resume=resume, overwrite=overwrite)
-    with run.recorded():
-        ground = Ground.open(family, kind=kind, folder=run.folder("ground"), device=device, jobs=jobs)
-        metrics = _ground.metrics_for(
-            family,
-            ground,
-            data,
-            text,
-            heads=own_heads,
-            rows=rows,
-            max_tokens=max_tokens,
-            dtype=dtype,
-            seed=seed,
-        )
-        findings = survey_region(
+    findings = _ground.survey(
+        run, family, measured,
+        lambda ground, metrics: survey_region(
             run, family, ground, metrics, chosen, edges, say=lambda line: _options.say(line, quiet=quiet)
-        )
-        findings = _ground.finish(run, findings, metrics)
-        ground.close()
-        write_report(run)
-    page = folder / "report.html"
-    _options.emit(
-        {
-            "run": str(folder), "report": str(page), "findings": findings,
-            "separation": _ground.plain_rows(run, "separation"),
-        },
-        as_json=as_json, lines=[*findings, "", f"report: {page}"],
+        ),
+        device=device, jobs=jobs, seed=seed,
     )  # fmt: skip
+    _ground.tell(run, findings, as_json=as_json, tables=["separation"])
