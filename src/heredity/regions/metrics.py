@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import msgspec
 import numpy as np
@@ -17,6 +17,7 @@ from heredity.models.batches import EncodedTask
 from heredity.models.classifier import HEAD, Pooling, pooling_of
 from heredity.models.evaluate import lm_scores
 from heredity.models.finetune import RECORD, read_finetuned
+from heredity.models.fit import outcomes, summary
 from heredity.models.load import torch
 from heredity.models.probe import features, probe
 from heredity.regions.evaluations import Score
@@ -49,21 +50,18 @@ class Metric(Protocol):
         """
 
 
-class Generalised(msgspec.Struct, frozen=True, eq=False):
-    """Loss of a new linear head on the frozen encoder (`models.probe`).
+class OnTask(msgspec.Struct, frozen=True, eq=False):
+    """A metric of labelled texts that depends on nothing but them and the dtype.
 
     Attributes:
         encoded: the task.
         dtype: of the forward pass.
     """
 
+    name: ClassVar[str]
+
     encoded: EncodedTask
     dtype: str = "float32"
-
-    @property
-    def name(self) -> str:
-        """ "generalised"."""
-        return "generalised"
 
     @property
     def data(self) -> tuple[str, ...]:
@@ -75,6 +73,12 @@ class Generalised(msgspec.Struct, frozen=True, eq=False):
         """Of the texts, the labels, the tokens and the dtype."""
         return digest_of(self.name, self.encoded, self.dtype)
 
+
+class Generalised(OnTask, frozen=True, eq=False):
+    """Loss of a new linear head on the frozen encoder (`models.probe`)."""
+
+    name: ClassVar[str] = "generalised"
+
     def measure(self, model: Any, place: Place) -> list[Score]:
         """Fit a head on the training rows, score it on the test rows."""
         found = probe(model, self.encoded, pooling=pooling_of(model), dtype=self.dtype)
@@ -83,6 +87,18 @@ class Generalised(msgspec.Struct, frozen=True, eq=False):
         return [Score(
             data=self.data[0], loss=found.loss, accuracy=found.accuracy, n=len(found.losses), note=note, **rows
         )]  # fmt: skip
+
+
+class AsItStands(OnTask, frozen=True, eq=False):
+    """Next-token loss of a language model on the test part's texts, without any training."""
+
+    name: ClassVar[str] = "as it stands"
+
+    def measure(self, model: Any, place: Place) -> list[Score]:
+        """Score the texts."""
+        table = outcomes(model, self.encoded.test, dtype=self.dtype)
+        loss, accuracy = summary(table)
+        return [Score(data=self.data[0], loss=loss, accuracy=accuracy, n=int(table["count"].sum()))]
 
 
 class OwnHeads(msgspec.Struct, frozen=True, eq=False):

@@ -18,13 +18,11 @@ from msgspec import Meta
 
 from heredity.errors import ConfigError
 from heredity.models.batches import EncodedTask, context_of, encode_task
-from heredity.models.fit import outcomes, summary
 from heredity.models.tuning import FineTuning
 from heredity.regions.candidates import Candidate, representatives
 from heredity.regions.evaluations import Score
 from heredity.regions.ground import Ground
-from heredity.regions.metrics import Generalised, Metric, digest_of
-from heredity.regions.place import Place
+from heredity.regions.metrics import AsItStands, Generalised, Metric
 from heredity.regions.tuned import AfterTuning
 from heredity.seeds import generator
 
@@ -156,42 +154,7 @@ def proxy_metric(
         data.task, name=name, train=parts[0], validation=parts[1], test=parts[2], notes=()
     )
     encoded = encode_task(task, tokenizer, max_tokens=data.max_tokens, context=context_of(ground.model))
-    if data.task.labels:
-        return Generalised(encoded, dtype)
-    return AsItStands(encoded, dtype)
-
-
-class AsItStands(msgspec.Struct, frozen=True, eq=False):
-    """Next-token loss of a language model on texts, without any training.
-
-    Attributes:
-        encoded: the texts; the test part counts.
-        dtype: of the forward pass.
-    """
-
-    encoded: EncodedTask
-    dtype: str = "float32"
-
-    @property
-    def name(self) -> str:
-        """ "as it stands"."""
-        return "as it stands"
-
-    @property
-    def data(self) -> tuple[str, ...]:
-        """The texts' name."""
-        return (self.encoded.task.name,)
-
-    @property
-    def digest(self) -> str:
-        """Of the texts and the dtype."""
-        return digest_of(self.name, self.encoded, self.dtype)
-
-    def measure(self, model: Any, place: Place) -> list[Score]:
-        """Score the texts."""
-        table = outcomes(model, self.encoded.test, dtype=self.dtype)
-        loss, accuracy = summary(table)
-        return [Score(data=self.data[0], loss=loss, accuracy=accuracy, n=int(table["count"].sum()))]
+    return Generalised(encoded, dtype) if data.task.labels else AsItStands(encoded, dtype)
 
 
 def at_budget(data: EncodedTask, config: FineTuning, share: float, *, seed: int, dtype: str) -> AfterTuning:
