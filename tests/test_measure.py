@@ -169,17 +169,17 @@ def test_a_kept_gram_is_used_until_an_input_changes(pico_family, tmp_path):
 
 
 def test_touched_but_equal_files_are_recognised_by_hash(pico_family, tmp_path):
-    from heredity.digests import sha256_of
+    from heredity.digests import digest_of
 
     pico = pico_family()
     for path in pico.paths.values():
-        sha256_of(path / "model.safetensors")
+        digest_of(path / "model.safetensors")
     Gram.compute(family_of(pico), store=tmp_path / "g")
     file = pico.paths["a"] / "model.safetensors"
     content = file.read_bytes()
     file.unlink()
     file.write_bytes(content)
-    sha256_of(file)
+    digest_of(file)
     measured = []
     Gram.compute(family_of(pico), store=tmp_path / "g", progress=lambda t, n: measured.append(t))
     assert measured == []

@@ -1,12 +1,12 @@
 """The writer: what is written is read; interruptions resume to the same bytes; nothing stale survives."""
 
-import hashlib
 import json
 import os
 import stat
 
 import numpy as np
 import pytest
+from blake3 import blake3
 
 from heredity import Checkpoint
 from heredity.errors import CheckpointError, ConfigError, DiskFullError
@@ -75,7 +75,7 @@ def test_finish_copies_the_donor_and_nothing_else(tmp_path):
     config = json.loads((tmp_path / "out" / "config.json").read_text())
     assert (config["vocab_size"], config["dtype"], config["model_type"]) == (7, "bfloat16", "llama")
     for file, digest in hashes.items():
-        assert hashlib.sha256((tmp_path / "out" / file).read_bytes()).hexdigest() == digest
+        assert "blake3:" + blake3((tmp_path / "out" / file).read_bytes()).hexdigest() == digest
     assert (
         json.loads((tmp_path / "out" / "model.safetensors.index.json").read_text())["metadata"]["total_size"]
         == 12_000

@@ -8,7 +8,6 @@ network mounts) are written through the cache instead; the bytes are the same.
 import contextlib
 import errno
 import fcntl
-import hashlib
 import mmap
 import os
 from collections.abc import Iterator
@@ -17,17 +16,20 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from blake3 import blake3
+
+ALGORITHM = "blake3"  # of the digests of what is written
 _PIECE = 4 << 20  # bytes of a write: large enough for any disk, small enough to stay in a cache
 _DIRECT: int = getattr(os, "O_DIRECT", 0)  # not every system has it
 
 
 class HashedFile:
-    """A file in the making: `write` takes bytes of any length, `sha256` is of everything written."""
+    """A file in the making: `write` takes bytes of any length, `digest` is of everything written."""
 
     def __init__(self, descriptor: int, writer: ThreadPoolExecutor) -> None:
         self._descriptor = descriptor
         self._writer = writer
-        self._digest = hashlib.sha256()
+        self._digest = blake3()
         self._buffers = [mmap.mmap(-1, _PIECE) for _ in range(2)]  # page-aligned, as direct I/O asks
         self._filled = 0
         self._pending: Future[None] | None = None
@@ -45,9 +47,9 @@ class HashedFile:
                 self._hand_over()
 
     @property
-    def sha256(self) -> str:
-        """Hexadecimal digest of all bytes so far."""
-        return self._digest.hexdigest()
+    def digest(self) -> str:
+        """Digest of all bytes so far, with its algorithm: "blake3:…"."""
+        return f"{ALGORITHM}:{self._digest.hexdigest()}"
 
     def finish(self) -> None:
         """Write what is left; its length fits no disk block, so it goes through the cache."""

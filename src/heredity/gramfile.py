@@ -20,7 +20,7 @@ from heredity.gram import ElementCounts, Gram, TensorGram
 from heredity.header import read_header
 from heredity.writer import Planned, Shard, header_bytes
 
-SCHEMA = 1
+SCHEMA = 2
 _PARTS = ("products", "sums", "unchanged", "both", "agree")
 Inputs = dict[str, Any]
 
@@ -257,7 +257,7 @@ class Keeper:
     def _key(self) -> str:
         facts = {"schema": SCHEMA, "reference": self._reference, "members": self._members, **self._inputs}
         facts["files"] = {
-            n: [{**s, "sha256": ""} for s in files] for n, files in self._inputs["files"].items()
+            n: [{**s, "digest": ""} for s in files] for n, files in self._inputs["files"].items()
         }
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 

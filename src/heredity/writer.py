@@ -28,6 +28,7 @@ TOKENIZER_FILES = (
     "chat_template.jinja", "chat_template.json",
 )  # fmt: skip
 _METADATA = {"format": "pt"}
+_SCHEMA = 2  # of the journal
 DTYPE_NAMES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
 _OWN = (
     "*.safetensors", "*.safetensors.index.json", "pytorch_model*.bin", "pytorch_model.bin.index.json",
@@ -65,11 +66,11 @@ class Shard:
 
 @dataclass(frozen=True)
 class Written:
-    """A finished shard: file name, size in bytes, sha256."""
+    """A finished shard: file name, size in bytes, digest ("blake3:…")."""
 
     file: str
     nbytes: int
-    sha256: str
+    digest: str
 
 
 Produce = Callable[[Planned], Iterable[NDArray[np.uint8]]]
@@ -79,7 +80,7 @@ Produce = Callable[[Planned], Iterable[NDArray[np.uint8]]]
 class CheckpointWriter:
     """A checkpoint in the making.
 
-    >>> writer = CheckpointWriter.open("out", plan, job="sha256 of the recipe and its inputs", resume=True)
+    >>> writer = CheckpointWriter.open("out", plan, job="digest of the recipe and its inputs", resume=True)
     >>> for shard in writer.pending():
     ...     writer.add(write_shard(writer.path, shard, produce))
     >>> writer.finish(donor=Checkpoint.open("base"), files={"README.md": card})
@@ -119,7 +120,7 @@ class CheckpointWriter:
         """
         path = Path(out)
         shards = plan_shards(tensors, shard_bytes)
-        head = {"job": job, "plan": _plan_digest(shards)}
+        head = {"schema": _SCHEMA, "job": job, "plan": _plan_digest(shards)}
         written: dict[str, Written] = {}
         if path.exists() and not path.is_dir():
             raise ConfigError(f"{path}: exists and is not a folder", "choose another output")
@@ -159,7 +160,7 @@ class CheckpointWriter:
         config: Mapping[str, Any] | None = None,
         tokenizer: Checkpoint | Path | None = None,
     ) -> dict[str, str]:
-        """Complete the folder; return the sha256 of the shards by file name.
+        """Complete the folder; return the digests of the shards by file name.
 
         Args:
             donor: whose config.json and generation_config.json are copied; and the tokenizer, unless
@@ -197,7 +198,7 @@ class CheckpointWriter:
                 )
         (self.path / JOURNAL).unlink(missing_ok=True)
         sync_folder(self.path)
-        return {shard.file: self.written[shard.file].sha256 for shard in self.shards}
+        return {shard.file: self.written[shard.file].digest for shard in self.shards}
 
     def _copy(self, source: Path, names: Sequence[str]) -> None:
         for name in names:
@@ -261,7 +262,7 @@ def write_shard(folder: Path, shard: Shard, produce: Produce) -> Written:
                 raise CheckpointError(
                     f"{shard.file}: tensor {tensor.name}: {done} bytes for {tensor.nbytes}", "report this"
                 )
-    return Written(shard.file, len(head) + shard.nbytes, file.sha256)
+    return Written(shard.file, len(head) + shard.nbytes, file.digest)
 
 
 def write_checkpoint(
@@ -317,7 +318,7 @@ def _plan_digest(shards: tuple[Shard, ...]) -> str:
     ).hexdigest()
 
 
-def _resumed(path: Path, head: Mapping[str, str]) -> dict[str, Written]:
+def _resumed(path: Path, head: Mapping[str, str | int]) -> dict[str, Written]:
     journal = path / JOURNAL
     if not journal.exists() and all(
         f.name.startswith(".") and f.name.endswith(".tmp") for f in path.iterdir()

@@ -16,7 +16,7 @@ from heredity import merging
 from heredity.checkpoint import Checkpoint
 from heredity.errors import CheckpointError, ConfigError, DiskFullError, MismatchError
 from heredity.merging import Merge, merge
-from heredity.merging.output import check_agreed, plan_record
+from heredity.merging.output import LOCK, check_agreed, plan_record
 from heredity.merging.tables import layers_table
 from heredity.merging.verify import read_lock, verify
 from heredity.point import weighted
@@ -116,13 +116,13 @@ def test_verify_finds_changed_outputs_and_changed_models(tmp_path: Path) -> None
     shard = out / "model.safetensors"
     original = shard.read_bytes()
     shard.write_bytes(original[:-1] + bytes([original[-1] ^ 1]))
-    with pytest.raises(CheckpointError, match=r"model\.safetensors: sha256"):
+    with pytest.raises(CheckpointError, match=r"model\.safetensors: blake3:"):
         verify(out)
     shard.write_bytes(original)
     model = tmp_path / "b" / "model.safetensors"
     data = model.read_bytes()
     model.write_bytes(data[:-200] + bytes(200))
-    with pytest.raises(CheckpointError, match="sha256"):
+    with pytest.raises(CheckpointError, match="blake3:"):
         verify(out)
     with pytest.raises(CheckpointError, match="is not what the recipe makes"):
         verify(out, inputs=False, tensors=50)
@@ -225,3 +225,12 @@ def _killed(prepared: Merge, out: Path, point: int, counted: Path | None = None)
         finally:
             os._exit(0)
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+
+
+def test_a_lock_of_another_schema_is_refused(tmp_path: Path) -> None:
+    family(tmp_path, models=2)
+    out = merge(merging.Linear(), [tmp_path / "a", tmp_path / "b"]).save(tmp_path / "out")
+    lock = json.loads((out / LOCK).read_text())
+    (out / LOCK).write_text(json.dumps({**lock, "schema": 1}))
+    with pytest.raises(ConfigError, match="schema 1, not 2"):
+        verify(out)

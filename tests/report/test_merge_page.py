@@ -57,7 +57,7 @@ def merged(inputs: tuple[str, ...] = ("base", "lua", "bible"), layers: int = 20,
         "tensors": [tensor], "record": {
             "donor": "base", "seed": 0, "version": "0", "notes": [EVIL], "recipe": "[merge]\n" + "x" * 300,
         },
-        "files": [{"role": "lua", "name": "model.safetensors", "bytes": 10, "sha256": None}],
+        "files": [{"role": "lua", "name": "model.safetensors", "bytes": 10, "digest": None}],
     }  # fmt: skip
     return Merged(**(values | more))
 

@@ -24,7 +24,7 @@ from heredity.cli import _options
     "--plan", "agreed", type=click.Path(path_type=Path), help="Merge only what this plan was made of."
 )
 @click.option(
-    "--hash-inputs", is_flag=True, help="Record the models' sha256 even if they must be read for it."
+    "--hash-inputs", is_flag=True, help="Record the models' digests even if they must be read for it."
 )
 @click.option(
     "--report", "page", type=click.Path(path_type=Path), metavar="FILE",

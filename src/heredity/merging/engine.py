@@ -292,7 +292,7 @@ class Merge:
             shard_bytes: size of output shards.
             resume: go on with an interrupted merge of the same recipe and inputs.
             overwrite: replace a checkpoint in the folder.
-            hash_inputs: record the sha256 of inputs even if they must be read once more for it.
+            hash_inputs: record the digests of inputs even if they must be read once more for it.
             jobs: shards that are written at the same time.
             ray: address of a Ray cluster that writes the shards, "local" for one of its own.
             progress: called with a tensor's name and a number of bytes that were merged.

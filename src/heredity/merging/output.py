@@ -18,7 +18,7 @@ from heredity import __version__
 from heredity.atomic import write_text
 from heredity.card import write_card
 from heredity.checkpoint import JOURNAL, Checkpoint
-from heredity.digests import FileState, known_sha256, sha256_of, state
+from heredity.digests import FileState, digest_of, known_digest, state
 from heredity.errors import CheckpointError, DiskFullError, MismatchError
 from heredity.execute import choose
 from heredity.kernels.encode import encode
@@ -30,6 +30,7 @@ from heredity.tomlfile import to_toml
 from heredity.writer import CheckpointWriter, Planned, Shard, Written, write_shard
 
 LOCK, RECIPE = "heredity.lock.json", "heredity.toml"
+SCHEMA = 2  # of the lock
 _FACTS = ".heredity-facts-{}.json"  # of a finished shard, until the merge is whole
 
 Progress = Callable[[str, int], None]
@@ -89,6 +90,7 @@ def save(
 def job_of(merge: Merge, states: Mapping[Path, FileState], **further: Any) -> str:
     """Return what a result is made of and how, as a sha256."""
     facts = {"recipe": merge.recipe, "seed": merge.seed, "inputs": _identity(states), "version": __version__}
+    facts["schema"] = SCHEMA
     return hashlib.sha256(json.dumps(facts | further, sort_keys=True, default=_plain).encode()).hexdigest()
 
 
@@ -97,7 +99,7 @@ def lock_of(
 ) -> dict[str, Any]:
     """Return what the lock holds besides the facts of each tensor."""
     return {
-        "schema": 1,
+        "schema": SCHEMA,
         "heredity": __version__,
         "job": job,
         "seed": merge.seed,
@@ -107,7 +109,7 @@ def lock_of(
         "donor": configured(target.donor).name,
         "notes": list(merge.plan.notes),
         "outputs": {
-            w.file: {"bytes": w.nbytes, "sha256": w.sha256} for w in sorted(written, key=lambda w: w.file)
+            w.file: {"bytes": w.nbytes, "digest": w.digest} for w in sorted(written, key=lambda w: w.file)
         },
     }
 
@@ -210,8 +212,8 @@ def _identity(states: Mapping[Path, FileState]) -> list[list[Any]]:
 
 
 def _input_record(checkpoint: Checkpoint, hash_now: bool) -> dict[str, Any]:
-    digest = sha256_of if hash_now else known_sha256
-    files = {f.name: {"bytes": f.stat().st_size, "sha256": digest(f)} for f in input_files(checkpoint)}
+    digest = digest_of if hash_now else known_digest
+    files = {f.name: {"bytes": f.stat().st_size, "digest": digest(f)} for f in input_files(checkpoint)}
     return {"name": checkpoint.name, "path": location(checkpoint), "files": files}
 
 

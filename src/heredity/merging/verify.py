@@ -9,13 +9,13 @@ import numpy as np
 
 from heredity.adapter import open_adapter
 from heredity.checkpoint import Checkpoint
-from heredity.digests import sha256_of
+from heredity.digests import algorithm_of, digest_of
 from heredity.errors import CheckpointError, ConfigError
 from heredity.kernels.encode import encode
 from heredity.merging._open import adapter_on_base, input_files, open_input
 from heredity.merging.adapter_changes import changes, error_of, sketch
 from heredity.merging.engine import Merge
-from heredity.merging.output import LOCK
+from heredity.merging.output import LOCK, SCHEMA
 from heredity.merging.recipe import Recipe, placed
 from heredity.merging.resolve import resolve
 from heredity.seeds import generator
@@ -55,20 +55,20 @@ def verify(out: Path | str, *, tensors: int = 3, seed: int = 0, inputs: bool = T
     out = Path(out)
     lock = read_lock(out)
     for name, known in lock["outputs"].items():
-        _check(out / name, known["sha256"], "it is not what the merge wrote: merge again with --overwrite")
+        _check(out / name, known["digest"], "it is not what the merge wrote: merge again with --overwrite")
     right, unknown = [], []
     for model in lock["inputs"] if inputs else []:
         files = {file.name: file for file in input_files(_opened(model))}
         for name, known in model["files"].items():
             label = f"{model['name']}/{name}"
-            if known["sha256"] is None:
+            if known["digest"] is None:
                 unknown.append(label)
                 continue
             if name not in files:
                 raise CheckpointError(
                     f"{model['path']}: has no {name} any more", "find the models of the merge again"
                 )
-            _check(files[name], known["sha256"], "the model is not the one that was merged")
+            _check(files[name], known["digest"], "the model is not the one that was merged")
             right.append(label)
     chosen: Sequence[str] = ()
     if tensors:
@@ -80,12 +80,17 @@ def read_lock(out: Path) -> dict[str, Any]:
     """Return heredity.lock.json.
 
     Raises:
-        ConfigError: there is none.
+        ConfigError: there is none, or another version of heredity wrote it.
     """
     try:
         lock: dict[str, Any] = json.loads((out / LOCK).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ConfigError(f"{out / LOCK}: cannot be read ({error})", "heredity merge writes it") from None
+    if lock.get("schema") != SCHEMA:
+        raise ConfigError(
+            f"{out / LOCK}: has schema {lock.get('schema')}, not {SCHEMA}: another version of heredity wrote it",
+            "merge again with --overwrite",
+        )
     return lock
 
 
@@ -101,9 +106,9 @@ def _opened(model: dict[str, Any]) -> Checkpoint:
 def _check(file: Path, known: str, hint: str) -> None:
     if not file.exists():
         raise CheckpointError(f"{file}: is missing", hint)
-    found = sha256_of(file)
+    found = digest_of(file, algorithm_of(known))
     if found != known:
-        raise CheckpointError(f"{file}: sha256 {found[:12]}…, the lock has {known[:12]}…", hint)
+        raise CheckpointError(f"{file}: {found[:19]}…, the lock has {known[:19]}…", hint)
 
 
 def _made_again(out: Path, lock: dict[str, Any], count: int, seed: int) -> list[str]:

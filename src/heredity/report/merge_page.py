@@ -37,7 +37,7 @@ class Merged(msgspec.Struct, frozen=True, kw_only=True):
         kinds: by kind of tensor.
         cells: by both.
         tensors: one row each.
-        files: name, bytes and sha256 (or None) of every input and output file.
+        files: name, bytes and digest (or None) of every input and output file.
         record: donor, seed, version, notes, recipe as text.
     """
 
