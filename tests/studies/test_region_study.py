@@ -13,7 +13,7 @@ torch = pytest.importorskip("torch")
 from heredity.cli._main import run as heredity  # noqa: E402
 from heredity.errors import ConfigError  # noqa: E402
 from heredity.run import Run, read_record  # noqa: E402
-from heredity.studies.regions import centre, config  # noqa: E402
+from heredity.studies.regions import config, summaries  # noqa: E402
 from heredity.studies.regions.study import study  # noqa: E402
 from tiny_models import write_bert, write_task  # noqa: E402
 
@@ -64,6 +64,15 @@ def test_every_question_has_its_table(done: Run) -> None:
     assert beside["level"].unique(maintain_order=True).to_list() == ["same set", "same family", "general"]
     assert beside["levels"].to_list() == [4] * 3 + [2] * 3 + [1] * 3
     assert beside["p_b"].is_between(0, 1).all()
+    separation = done.table("separation")
+    assert separation.filter((pl.col("by") == "general") & pl.col("p_value").is_not_null()).is_empty()
+    assert (
+        separation.filter((pl.col("by") == "data") & (pl.col("bad") == "Ex") & (pl.col("good") == "In"))[
+            "p_value"
+        ]
+        .is_between(1 / 4, 1)
+        .all()
+    )  # one set of four
     assert set(done.table("interpolation_pairs")["kind"]) == {"same set", "same family", "other family"}
     assert done.table("edges").height > 0
     assert done.table("directions")["data"].n_unique() == 2  # one set for each family
@@ -106,9 +115,53 @@ def test_counts_are_a_sign_test() -> None:
         "loss_saved",
         "nearness",
     ]
-    found = centre.count_sets(pl.DataFrame(rows, schema=columns, orient="row")).row(0, named=True)
+    found = summaries.count_sets(pl.DataFrame(rows, schema=columns, orient="row"), 0).row(0, named=True)
     assert (found["better"], found["worse"], found["surely_better"], found["not_worse"]) == (2, 1, 2, 3)
     assert found["p_value"] == pytest.approx(1.0)
+    assert found["mean_gain"] == pytest.approx(0.0875)
+    assert found["mean_gain_low"] < found["mean_gain"] < found["mean_gain_high"]
+
+
+def test_cosines_of_sets_are_resampled_by_their_texts() -> None:
+    sets = [f"s{n}" for n in range(8)]
+    rows = [("same set", name, name, 0.5) for name in sets]
+    rows += [("other family", a, b, 0.1 * (a == "s0")) for i, a in enumerate(sets) for b in sets[i + 1 :]]
+    rows[-1] = ("same texts, other labels", "s6", "s7", 0.3)
+    pairs = pl.DataFrame(rows, schema=["kind", "first", "second", "cosine"], orient="row")
+    found = summaries.kinship_kinds(pairs, {"s6": "s7", "s7": "s6"}, 0)
+    own, texts, other = found.to_dicts()
+    assert (own["cosine"], own["low"], own["high"], own["pairs_of_sets"]) == pytest.approx((0.5, 0.5, 0.5, 8))
+    assert (texts["cosine"], texts["low"], texts["high"]) == pytest.approx((0.3, 0.3, 0.3))
+    # one odd set moves all its pairs: single pairs would give 0.011 to 0.041
+    assert other["cosine"] == pytest.approx(0.7 / 27)
+    assert other["low"] == 0
+    assert other["high"] > 0.05
+
+
+def test_means_over_levels_are_resampled_as_levels() -> None:
+    rows = [
+        ("data", f"s{n}", f"s{n}", "In", "Ex", v, v, v, 0.0, v, v) for n, v in enumerate((0.5, 1.0, 1.0, 1.0))
+    ]
+    rows.append(("general", "general", "x", "In", "Ex", 0.9, 0.9, 0.9, 0.0, 0.8, 0.95))
+    columns = ["by", "level", "data", "good", "bad", "p_b", "strict", "loose", "ties", "low", "high"]
+    found = summaries.beside_paper(pl.DataFrame(rows, schema=columns, orient="row"), 0)
+    ours, general = found.to_dicts()
+    assert (ours["p_b"], ours["levels"], ours["lowest"]) == (0.875, 4, "s0 0.50")
+    assert ours["low"] < 0.875 < ours["high"] == 1.0
+    assert (general["low"], general["high"]) == (0.8, 0.95)
+
+
+def test_curves_start_from_the_mean_of_the_ends() -> None:
+    rows = [
+        ("same set", a, "b", alpha, "x", loss)
+        for a, bump in (("p", 0.2), ("q", 0.4))
+        for alpha, loss in ((0.0, 1.0), (0.5, 2.0 + bump), (1.0, 3.0))
+    ]
+    places = pl.DataFrame(rows, schema=["kind", "a", "b", "alpha", "data", "loss"], orient="row")
+    found = summaries.mean_curves(places, 0)
+    assert found["loss"].to_list() == pytest.approx([-1.0, 0.3, 1.0])
+    assert found["low"][1] == pytest.approx(0.2)
+    assert found["high"][1] == pytest.approx(0.4)
 
 
 def test_the_search_is_held_against_brute_force(done: Run) -> None:

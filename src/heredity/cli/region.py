@@ -10,6 +10,10 @@ from heredity.cli import _ground, _options
 @click.command()
 @click.argument("file", metavar="FAMILY", type=click.Path(path_type=Path))
 @click.option("--by", default="", metavar="LABEL", help="Also compare each value's members with the others.")
+@click.option(
+    "--unit", default="data", show_default=True, metavar="LABEL",
+    help="For intervals, resample the members of one value of this label together: fine-tunes of one set are alike.",
+)  # fmt: skip
 @_options.out
 @_ground.measured_on
 @_options.settings
@@ -21,7 +25,7 @@ from heredity.cli import _ground, _options
 @_options.as_json
 @_options.quiet
 def command(
-    file: Path, by: str, out: Path | None, measured: _ground.Measured, settings: tuple[str, ...], seed: int,
+    file: Path, by: str, unit: str, out: Path | None, measured: _ground.Measured, settings: tuple[str, ...], seed: int,
     device: str, jobs: int, resume: bool, overwrite: bool, as_json: bool, quiet: bool,
 ) -> None:  # fmt: skip
     """Measure the region that FAMILY's members span: P_B of members, of their mixtures, and of models outside.
@@ -50,14 +54,15 @@ def command(
         raise ConfigError(f"--set: {plain(error)}", "heredity region --help lists the settings") from None
     folder = out or Path("runs") / f"region-{family.name}"
     config = {
-        "family": str(file), **measured.record, "region": msgspec.to_builtins(chosen),
+        "family": str(file), "unit": unit, **measured.record, "region": msgspec.to_builtins(chosen),
         "edges": msgspec.to_builtins(edges),
     }  # fmt: skip
     run = Run.open(folder, command="region", config=config, seed=seed, resume=resume, overwrite=overwrite)
     findings = _ground.survey(
         run, family, measured,
         lambda ground, metrics: survey_region(
-            run, family, ground, metrics, chosen, edges, say=lambda line: _options.say(line, quiet=quiet)
+            run, family, ground, metrics, chosen, edges, unit=unit,
+            say=lambda line: _options.say(line, quiet=quiet),
         ),
         device=device, jobs=jobs, seed=seed,
     )  # fmt: skip

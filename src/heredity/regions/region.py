@@ -7,7 +7,7 @@ A group is measured on the data that belong to it: sets that are named as its va
 Source: Gueta et al. 2023, arXiv 2302.04863. The intervals, the edges of other pairs and the layers are ours.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any
 
 import msgspec
@@ -22,7 +22,7 @@ from heredity.regions.evaluations import Measured
 from heredity.regions.ground import Ground
 from heredity.regions.metrics import Metric
 from heredity.regions.place import Place, at
-from heredity.regions.separation import resampled, resampled_members, separation
+from heredity.regions.separation import chance, resampled, resampled_members, separation
 from heredity.regions.walk import centroid, hull_samples, outside, spread
 from heredity.run import Run
 from heredity.seeds import generator
@@ -74,19 +74,32 @@ def survey_region(
     settings: RegionSettings,
     edges: EdgeSettings,
     *,
+    unit: str = "",
     say: Say = lambda _: None,
 ) -> list[str]:
-    """Measure and write the tables `separation`, `places`, `edges` and `directions`; return sentences."""
+    """Measure and write the tables `separation`, `places`, `edges` and `directions`; return sentences.
+
+    Args:
+        run: the folder.
+        family: labels of its members.
+        ground: the family's.
+        metrics: what to measure.
+        settings: groups, and how much is drawn.
+        edges: how far out is looked.
+        unit: label whose values are resampled as a whole; empty resamples single members.
+        say: takes a line of progress at a time.
+    """
     data = [name for metric in metrics for name in metric.data]
     chosen = levels(family, ground, settings.by, data)
     separations, places = [], []
     for level in chosen:
         rows, table = compare_level(
-            ground, metrics_of(metrics, level.data), level, settings, seed=run.seed, say=say
-        )
+            ground, metrics_of(metrics, level.data), level, settings, seed=run.seed,
+            units=units_of(family, unit), say=say,
+        )  # fmt: skip
         separations += rows
         places.append(table)
-    found = pl.DataFrame(separations)
+    found = pl.DataFrame(separations, schema_overrides={"p_value": pl.Float64})
     run.write_table("separation", found)
     run.write_table("places", pl.concat(places))
     if edges.pairs:
@@ -131,6 +144,11 @@ def levels(family: Family, ground: Ground, by: str, data: Sequence[str]) -> list
     return found
 
 
+def units_of(family: Family, label: str) -> dict[str, str]:
+    """Return the value of a label of every member that has it; what it names is resampled as a whole."""
+    return {m.name: str(m.labels[label]) for m in family.members if label in m.labels}
+
+
 def compare_level(
     ground: Ground,
     metrics: Sequence[Metric],
@@ -138,9 +156,20 @@ def compare_level(
     settings: RegionSettings,
     *,
     seed: int,
+    units: Mapping[str, str] | None = None,
     say: Say = lambda _: None,
 ) -> tuple[list[dict[str, Any]], pl.DataFrame]:
-    """Measure one level; return the rows of its separations and the table of its places."""
+    """Measure one level; return the rows of its separations and the table of its places.
+
+    Args:
+        ground: the family.
+        metrics: that measure the level's data.
+        level: the groups.
+        settings: how much is drawn.
+        seed: of the draws.
+        units: of each member, drawn as a whole for intervals (its data set); None draws single members.
+        say: takes a line of progress at a time.
+    """
     inside = [ground.member(name) for name in level.inside]
     mixtures = hull_samples(
         level.inside, min(settings.samples, len(inside)), seed=seed, name=f"{level.name} In′"
@@ -154,36 +183,72 @@ def compare_level(
     measured = {
         role: _level_data(ground.measure(found, metrics, say=say), level) for role, found in groups.items()
     }
-    redrawn = _redrawn(ground, metrics, level, settings, seed=seed, say=say)
+    alike = {name: (units or {}).get(name, name) for name in (*level.inside, *level.outside)}
+    own, others = ([alike[name] for name in names] for names in (level.inside, level.outside))
+    redrawn = _redrawn(ground, metrics, level, own, settings, seed=seed, say=say)
     rows = []
     for data in ["mean", *level.data] if len(level.data) > 1 else list(level.data):
         losses = {role: _losses(found, data) for role, found in measured.items()}
-        again = [
-            {"In": losses["In"][rows_], "In′": _losses(mixed, data), "Ex": drawn}
-            for (rows_, mixed), drawn in zip(
-                redrawn,
-                resampled(losses["Ex"], len(redrawn), seed=seed, name=f"{level.name} Ex {data}"),
-                strict=True,
-            )
-        ]
-        for good, bad in (("In", "Ex"), ("In′", "Ex"), ("In′", "In")):
-            redraws = [(one[good], one[bad]) for one in again]
-            how = "redrawn"
-            if "In′" not in (good, bad) or not redraws:
-                how = "resampled"
-                redraws = _plain_redraws(
-                    losses[good], losses[bad], settings.draws, seed, f"{level.name} {good} {bad} {data}"
-                )
-            found = separation(losses[good], losses[bad], redraws)
+        drawn = resampled_pairs(
+            losses, [(rows_, _losses(mixed, data)) for rows_, mixed in redrawn], own, others, settings.draws,
+            seed=seed, name=f"{level.name} {data}",
+        )  # fmt: skip
+        by_chance = _by_chance(losses, own, others, seed=seed, name=f"{level.name} {data}")
+        for (good, bad), again in drawn.items():
             rows.append(
-                {"level": level.name, "data": data, "good": good, "bad": bad, "interval": how}
-                | msgspec.structs.asdict(found)
+                {"level": level.name, "data": data, "good": good, "bad": bad}
+                | msgspec.structs.asdict(separation(losses[good], losses[bad], again))
+                | {
+                    "redraws": len(redrawn) if "In′" in (good, bad) else 0,
+                    "p_value": by_chance if (good, bad) == ("In", "Ex") else None,
+                }
             )
     tables = [
         found.table().with_columns(level=pl.lit(level.name), role=pl.lit(role))
         for role, found in measured.items()
     ]
     return rows, pl.concat(tables).select("level", "role", "place", "data", "loss", "accuracy", "n", "note")
+
+
+def resampled_pairs(
+    losses: Mapping[str, np.ndarray[Any, Any]],
+    redrawn: Sequence[tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]],
+    own: Sequence[str],
+    others: Sequence[str],
+    draws: int,
+    *,
+    seed: int,
+    name: str,
+) -> dict[tuple[str, str], list[tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]]]:
+    """Draw the groups of every comparison anew, many times.
+
+    In′ is drawn in two steps: one of the samples of members, then as many of its own mixtures as In′ has, beside the
+    members of that sample. Without such samples the mixtures themselves are resampled.
+
+    Args:
+        losses: of the three groups.
+        redrawn: rows of In, and the losses of mixtures of them, for each sample of members.
+        own: unit of each member inside.
+        others: unit of each member outside; empty where Ex are random places.
+        draws: how many.
+        seed: of the draws.
+        name: keys them.
+    """
+    beyond = resampled(losses["Ex"], draws, seed=seed, name=f"{name} Ex", units=others or None)
+    inside = [losses["In"][rows] for rows in resampled_members(own, draws, seed=seed, name=f"{name} In")]
+    if redrawn:
+        rng = generator(seed, "redrawn groups", name)
+        chosen = [redrawn[int(rng.integers(len(redrawn)))] for _ in range(draws)]
+        mixed = [mixtures[rng.integers(len(mixtures), size=len(losses["In′"]))] for _, mixtures in chosen]
+        parents = [losses["In"][rows] for rows, _ in chosen]
+    else:
+        mixed = resampled(losses["In′"], draws, seed=seed, name=f"{name} In′")
+        parents = inside
+    return {
+        ("In", "Ex"): list(zip(inside, beyond, strict=True)),
+        ("In′", "Ex"): list(zip(mixed, beyond, strict=True)),
+        ("In′", "In"): list(zip(mixed, parents, strict=True)),
+    }
 
 
 def origin(ground: Ground, members: Sequence[str]) -> tuple[Place, float]:
@@ -230,11 +295,12 @@ def _direction_findings(table: pl.DataFrame) -> list[str]:
 
 
 def _redrawn(
-    ground: Ground, metrics: Sequence[Metric], level: Level, settings: RegionSettings, *, seed: int, say: Say
-) -> list[tuple[np.ndarray[Any, Any], Measured]]:
+    ground: Ground, metrics: Sequence[Metric], level: Level, units: Sequence[str], settings: RegionSettings, *,
+    seed: int, say: Say,
+) -> list[tuple[np.ndarray[Any, Any], Measured]]:  # fmt: skip
     """Resample the members, and draw and measure mixtures of each sample."""
     found = []
-    samples = resampled_members(len(level.inside), settings.redraws, seed=seed, name=level.name)
+    samples = resampled_members(units, settings.redraws, seed=seed, name=level.name)
     for number, rows in enumerate(samples):
         counts = np.bincount(rows, minlength=len(level.inside))
         kept = np.flatnonzero(counts)
@@ -246,11 +312,14 @@ def _redrawn(
     return found
 
 
-def _plain_redraws(
-    good: np.ndarray[Any, Any], bad: np.ndarray[Any, Any], draws: int, seed: int, name: str
-) -> list[tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]]:
-    first = resampled(good, draws, seed=seed, name=f"{name} good")
-    return list(zip(first, resampled(bad, draws, seed=seed, name=f"{name} bad"), strict=True))
+def _by_chance(
+    losses: Mapping[str, np.ndarray[Any, Any]], own: Sequence[str], others: Sequence[str], *, seed: int, name: str
+) -> float | None:  # fmt: skip
+    """Return the p-value of In against Ex where both are members, and no unit has members on both sides."""
+    if not others or set(own) & set(others):
+        return None
+    inside = [True] * len(own) + [False] * len(others)
+    return chance(np.concatenate([losses["In"], losses["Ex"]]), inside, [*own, *others], seed=seed, name=name)
 
 
 def _level_data(measured: Measured, level: Level) -> Measured:

@@ -6,11 +6,13 @@ over all pairs, U as `scipy.stats.mannwhitneyu` counts it.  Source: Gueta et al.
 section 4; the paper writes P(good ≤ bad) and its code P(good < bad): both are given, with the share of ties.
 """
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Iterable, Sequence
+from itertools import combinations
+from math import comb
 
 import msgspec
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from numpy import ndarray
 
 from heredity import seeds
@@ -68,31 +70,88 @@ def separation(
     good, bad = _checked(good), _checked(bad)
     strict, ties = _pairs(good, bad)
     value = strict + ties / 2
-    chance = np.array([p_b(a, b) for a, b in redraws]) if redraws else np.array([value])
-    low, high = np.quantile(chance, [0.025, 0.975])
+    again = np.array([p_b(a, b) for a, b in redraws]) if redraws else np.array([value])
+    low, high = np.quantile(again, [0.025, 0.975])
     return Separation(
         p_b=value, strict=strict, loose=strict + ties, ties=ties, low=float(low), high=float(high),
         n=len(good), m=len(bad), draws=len(redraws),
     )  # fmt: skip
 
 
-def resampled_members(count: int, draws: int, *, seed: int, name: str) -> list[ndarray]:
-    """Draw `count` members with replacement, `draws` times: int64[count] each, at least two of them different."""
+def resampled_members(
+    units: Sequence[Hashable], draws: int, *, seed: int, name: str
+) -> list[Int64[ndarray, " _"]]:
+    """Draw whole units with replacement, `draws` times; give the rows of their members.
+
+    Args:
+        units: of each member, such as its data set: fine-tunes of one set are alike, and count as one draw. Where
+            all members are of one unit, the members themselves are drawn.
+        draws: how many samples; at least two different units are in each, where there are two.
+        seed: of the draws.
+        name: keys them.
+    """
+    groups = _rows_of(units)
     rng = seeds.generator(seed, "resampled members", name)
     found: list[ndarray] = []
     while len(found) < draws:
-        rows = rng.integers(count, size=count)
-        if count < 2 or len(np.unique(rows)) > 1:
-            found.append(rows)
+        drawn = rng.integers(len(groups), size=len(groups))
+        if len(groups) < 2 or len(np.unique(drawn)) > 1:
+            found.append(np.concatenate([groups[unit] for unit in drawn]))
     return found
 
 
 def resampled(
-    losses: Float[ndarray, " n"], draws: int, *, seed: int, name: str
-) -> list[Float[ndarray, " n"]]:
-    """Draw as many losses with replacement, `draws` times."""
+    losses: Float[ndarray, " n"], draws: int, *, seed: int, name: str, units: Sequence[Hashable] | None = None
+) -> list[Float[ndarray, " _"]]:
+    """Draw losses with replacement, `draws` times: as many as there are, or whole units of them.
+
+    Args:
+        losses: to draw from.
+        draws: how many samples.
+        seed: of the draws.
+        name: keys them.
+        units: of each loss; None draws single losses.
+    """
+    groups = _rows_of(range(len(losses)) if units is None else units)
     rng = seeds.generator(seed, "resampled losses", name)
-    return [losses[rng.integers(len(losses), size=len(losses))] for _ in range(draws)]
+    return [
+        losses[np.concatenate([groups[unit] for unit in rng.integers(len(groups), size=len(groups))])]
+        for _ in range(draws)
+    ]
+
+
+def chance(
+    losses: Float[ndarray, " n"], inside: Sequence[bool], units: Sequence[Hashable], *, seed: int, name: str,
+    draws: int = 1000,
+) -> float:  # fmt: skip
+    """Return how often P_B(inside, outside) is as high when other units are called inside: a permutation p-value.
+
+    All choices of as many units are counted where there are no more than `draws` of them, else so many are drawn.
+    """
+    groups = _rows_of(units)
+    mine = np.array([inside[rows[0]] for rows in groups])
+    count, observed = int(mine.sum()), p_b(losses[np.array(inside)], losses[~np.array(inside)])
+
+    def as_high(chosen: Sequence[int]) -> bool:
+        rows = np.concatenate([groups[unit] for unit in chosen])
+        return p_b(losses[rows], np.delete(losses, rows)) >= observed - 1e-12
+
+    if comb(len(groups), count) <= draws:
+        return float(np.mean([as_high(chosen) for chosen in combinations(range(len(groups)), count)]))
+    rng = seeds.generator(seed, "other units", name)
+    hits = sum(as_high(rng.permutation(len(groups))[:count].tolist()) for _ in range(draws))
+    return (1 + hits) / (1 + draws)
+
+
+def _rows_of(units: Iterable[Hashable]) -> list[Int64[ndarray, " _"]]:
+    """Return the rows of each unit, by first appearance; single rows where there is one unit only."""
+    found: dict[Hashable, list[int]] = {}
+    for row, unit in enumerate(units):
+        found.setdefault(unit, []).append(row)
+    groups = list(found.values())
+    if len(groups) == 1:
+        groups = [[row] for row in groups[0]]
+    return [np.array(rows, np.int64) for rows in groups]
 
 
 def _pairs(good: Float[ndarray, " n"], bad: Float[ndarray, " m"]) -> tuple[float, float]:

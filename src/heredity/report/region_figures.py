@@ -16,7 +16,7 @@ _SYMBOLS = ("circle", "square", "diamond", "cross", "triangle-up", "star")
 def curves(
     table: pl.DataFrame, x: str, y: str, by: str, *, x_title: str, y_title: str, marks: Sequence[float] = ()
 ) -> Plot:
-    """Draw one line for each value of `by`; places without a finite value are gaps."""
+    """Draw one line for each value of `by`; places without a finite value are gaps, columns low and high are bars."""
     names = [str(name) for name in table[by].unique(maintain_order=True)]
     colours, dashes = member_colours(names), member_dashes(names)
     data = []
@@ -27,6 +27,12 @@ def curves(
             "y": finite(rows[y].to_list()), "line": {"color": colours[name], "dash": dashes[name], "width": 2},
             "marker": {"size": 6}, "hovertemplate": "%{y:.4f} at %{x:.3g}",
         })  # fmt: skip
+        if {"low", "high"} <= set(table.columns):
+            data[-1]["error_y"] = {
+                "type": "data", "symmetric": False, "thickness": 1, "width": 3, "color": colours[name],
+                "array": finite((rows["high"] - rows[y]).to_list()),
+                "arrayminus": finite((rows[y] - rows["low"]).to_list()),
+            }  # fmt: skip
     drawn = layout(x=x_title, y=y_title)
     drawn["shapes"] = [
         {

@@ -125,8 +125,11 @@ def separation_sections(view: View) -> list[Section]:
         _LOSS, _GENERALISED, _P_B,
         (
             "Interval",
-            "redrawn: members resampled, mixtures of each sample drawn and measured anew; resampled: losses resampled.",
+            "low to high, the middle 95 % of draws in which members are resampled, those of one data set together; for "
+            "In′, mixtures of each of so many samples (redraws) are measured anew, so few redraws make it rough.",
         ),
+        ("p_value", "how often P_B is as high when other data sets (or members) are called inside; null where Ex are "
+         "random places."),
         ("In′", "as many models drawn at random in the convex hull of the members (Dirichlet with all weights 1)."),
         ("Ex", "at the general level, the base and a random step, shaped like an initialisation in every tensor and as "
          "long as the members' mean task vector; at the others, the members outside of the group."),

@@ -2,8 +2,6 @@
 
 from collections.abc import Callable
 
-import polars as pl
-
 from heredity.report import region_figures as figures
 from heredity.report.html import Figure, Section, page
 from heredity.report.palette import member_colours
@@ -35,7 +33,7 @@ def draw(run: Run) -> str:
         (("clusters", "layout"), _clusters),
         (("kinship_kinds",), _controls),
         (("beside_paper", "separation", "places"), _separation),
-        (("interpolation", "interpolation_pairs"), _interpolation),
+        (("interpolation_curves", "interpolation_kinds", "interpolation_pairs"), _interpolation),
         (("edges", "directions"), _edges),
         (("centre_sets", "centre_count"), _centre),
         (("starts",), _starts),
@@ -86,7 +84,8 @@ def _controls(view: View) -> list[Section]:
     ]
     drawn = Figure(
         name="kinds", plot=figures.intervals(rows, x_title="mean cosine of task vectors"), numbers=table,
-        caption="What two models share, and how alike they moved; in brackets, pairs of sets that are averaged over.",
+        caption="What two models share, and how alike they moved; in brackets, pairs of sets that are averaged over. "
+        "Bars: the middle 95 % when sets are resampled, those with the same texts as one.",
         height=260,
     )  # fmt: skip
     text = [
@@ -98,32 +97,32 @@ def _controls(view: View) -> list[Section]:
 def _separation(view: View) -> list[Section]:
     text = [
         "Means over the levels of each kind: one set, one family, all models. The paper's are of MNLI, of NLI and of "
-        "all, with RoBERTa-base; low and high are means of the levels' 95 % intervals."
+        "all, with RoBERTa-base; low and high are the middle 95 % of the mean when sets or families are resampled, or "
+        "the own interval of a single level."
     ]
     beside = part("beside", "Beside the paper", text=text, table=view.table("beside_paper"))
     return [beside, *separation_sections(view)]
 
 
 def _interpolation(view: View) -> list[Section]:
-    table, pairs = view.table("interpolation"), view.table("interpolation_pairs")
-    ends = (
-        table.filter(pl.col("alpha").is_in([0.0, 1.0]))
-        .group_by("kind", "a", "b", "data")
-        .agg(end=pl.col("loss").mean())
-    )
-    relative = table.join(ends, on=["kind", "a", "b", "data"]).with_columns(
-        loss=pl.col("loss") - pl.col("end")
-    )
-    means = relative.group_by("kind", "alpha", maintain_order=True).agg(pl.col("loss").mean()).sort("alpha")
+    means = view.table("interpolation_curves")
     drawn = Figure(
         name="interpolation", numbers=means,
         plot=figures.curves(
             means, "alpha", "loss", "kind", x_title="α", y_title="loss − mean of the two ends, nats"
         ),
         caption="Between two models of one set, of two sets of one family, of two families: mean over pairs, on both "
-        "models' own sets.",
+        "models' own sets; bars are the middle 95 % over resampled pairs.",
     )  # fmt: skip
-    return [part("interpolation", "In between", drawn=[drawn], table=pairs)]
+    terms = [
+        ("Middle", "the loss halfway minus the mean of the ends' losses; below 0 is better."),
+        ("Barrier", "the most that the loss is above the line between the ends' losses; 0 where it never is."),
+        ("Gain", "the better end's loss minus the lowest in between: a best of several, so read it beside the middle."),
+    ]  # fmt: skip
+    return [
+        part("interpolation", "In between", drawn=[drawn], table=view.table("interpolation_kinds"), terms=terms),
+        part("pairs", "Pair by pair", table=view.table("interpolation_pairs")),
+    ]  # fmt: skip
 
 
 def _edges(view: View) -> list[Section]:

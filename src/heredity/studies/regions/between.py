@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import polars as pl
 
 from heredity.anatomy import is_head
@@ -12,13 +11,13 @@ from heredity.geometry.survey import Survey
 from heredity.gram import Gram
 from heredity.regions.edges import from_centre, metrics_of, walk_edges
 from heredity.regions.path import barrier_rows, path_table
-from heredity.regions.region import compare_level, levels
+from heredity.regions.region import compare_level, levels, units_of
 from heredity.regions.walk import line
 from heredity.run import Run
 from heredity.seeds import generator
 from heredity.studies.regions.config import RegionsStudy
-from heredity.studies.regions.findings import beside_paper
 from heredity.studies.regions.material import Material
+from heredity.studies.regions.summaries import KINSHIP
 
 Say = Callable[[str], None]
 KINDS = ("same set", "same family", "other family")
@@ -84,24 +83,31 @@ def pairs_to_walk(config: RegionsStudy, material: Material, *, seed: int) -> lis
 
 
 def separate(run: Run, config: RegionsStudy, material: Material, say: Say) -> None:
-    """Write `separation` and `places`: general, every family, every set."""
+    """Write `separation` and `places`: general, every family of several sets, every set."""
     ground, metrics = material.ground, material.metrics
     data = [name for metric in metrics for name in metric.data]
+    units = units_of(material.family, "data")
     rows: list[dict[str, Any]] = []
     tables = []
     for by in ("family", "data"):
         for level in levels(material.family, ground, by, data):
-            if level.name == "general" and by == "data":
-                continue
+            one_set = len({units[name] for name in level.inside}) == 1
+            if (level.name == "general" and by == "data") or (one_set and by == "family"):
+                continue  # a family of one set is that set's level
             made, table = compare_level(
-                ground, metrics_of(metrics, level.data), level, config.region, seed=run.seed, say=say
+                ground,
+                metrics_of(metrics, level.data),
+                level,
+                config.region,
+                seed=run.seed,
+                units=units,
+                say=say,
             )
             what = "general" if level.name == "general" else by
             rows += [{"by": what, **row} for row in made]
             tables.append(table.with_columns(by=pl.lit(what)))
-    found = pl.DataFrame(rows)
+    found = pl.DataFrame(rows, schema_overrides={"p_value": pl.Float64})
     run.write_table("separation", found)
-    run.write_table("beside_paper", beside_paper(found))
     run.write_table("places", pl.concat(tables))
 
 
@@ -126,7 +132,7 @@ def find_edges(run: Run, config: RegionsStudy, material: Material, say: Say) -> 
 
 
 def control(run: Run, config: RegionsStudy, material: Material) -> None:
-    """Write `kinship_kinds`: cosines of pairs by what the two models share; the texts alone, for the controls."""
+    """Write `kinship_pairs`: cosines of pairs by what the two models share; the texts alone, for the controls."""
     family = material.everyone
     names = [m.name for m in family.members if m.name != "base"]
     labels = {m.name: m.labels for m in family.members}
@@ -141,31 +147,14 @@ def control(run: Run, config: RegionsStudy, material: Material) -> None:
             x, y = (str(labels[n]["data"]) for n in (a, names[j]))
             same_family = labels[a]["family"] == labels[names[j]]["family"]
             if x == y:
-                kind = "same set"
+                kind = KINSHIP[0]
             elif config.controls.get(x) == y:
-                kind = "same texts, other labels"
+                kind = KINSHIP[1]
             else:
-                kind = "same family, other texts" if same_family else "other family"
+                kind = KINSHIP[2] if same_family else KINSHIP[3]
             rows.append((kind, x, y, float(similarity[i, j])))
     pairs = pl.DataFrame(rows, schema=["kind", "first", "second", "cosine"], orient="row")
     run.write_table("kinship_pairs", pairs)
-    run.write_table("kinship_kinds", _kinds(pairs, run.seed))
-
-
-def _kinds(pairs: pl.DataFrame, seed: int) -> pl.DataFrame:
-    """Average cosines over pairs of sets, with the middle 95 % over resampled pairs of sets."""
-    order = ["same set", "same texts, other labels", "same family, other texts", "other family"]
-    rows = []
-    for kind in order:
-        here = pairs.filter(pl.col("kind") == kind)
-        means = here.group_by("first", "second", maintain_order=True).agg(pl.col("cosine").mean())
-        values = means["cosine"].to_numpy()
-        if not len(values):
-            continue
-        drawn = generator(seed, "pairs of sets", kind).integers(len(values), size=(2000, len(values)))
-        low, high = np.quantile(values[drawn].mean(axis=1), [0.025, 0.975])
-        rows.append((kind, float(values.mean()), float(low), float(high), len(values)))
-    return pl.DataFrame(rows, schema=["kind", "cosine", "low", "high", "pairs_of_sets"], orient="row")
 
 
 def _without_heads(gram: Gram) -> Gram:

@@ -7,7 +7,6 @@ from collections.abc import Callable
 
 import numpy as np
 import polars as pl
-from scipy.stats import binomtest
 
 from heredity.models.batches import EncodedTask
 from heredity.models.load import tokenizer
@@ -40,7 +39,7 @@ def nearness(config: RegionsStudy, material: Material, data: str) -> float:
 
 
 def start_from_centre(run: Run, config: RegionsStudy, material: Material, say: Say) -> None:
-    """Write `centre` (every fine-tune), `centre_sets` (a difference for each set) and `centre_count` (over sets).
+    """Write `centre` (every fine-tune) and `centre_sets` (a difference for each set).
 
     `gain` is the accuracy from the centre minus that from the base, on the same held-out rows and seeds, with the
     middle 95 % over resamples of rows and seeds; `nearness` is the function's.
@@ -101,30 +100,7 @@ def start_from_centre(run: Run, config: RegionsStudy, material: Material, say: S
         "loss_saved",
         "nearness",
     ]
-    table = pl.DataFrame(sets, schema=columns, orient="row")
-    run.write_table("centre_sets", table)
-    run.write_table("centre_count", count_sets(table))
-
-
-def count_sets(table: pl.DataFrame) -> pl.DataFrame:
-    """Count sets on which the centre is better, equal, worse; with a sign test.
-
-    Columns: regime, sets, better and worse (sign of the mean gain), surely_better and surely_worse (95 % interval on
-    one side of 0), not_worse (mean gain ≥ 0), mean_gain, p_value (two-sided sign test, ties left out).
-    """
-    rows = []
-    for (regime,), here in table.group_by("regime", maintain_order=True):
-        gain = here["gain"]
-        better, worse = int((gain > 0).sum()), int((gain < 0).sum())
-        p_value = float(binomtest(better, better + worse).pvalue) if better + worse else 1.0
-        rows.append((
-            regime, len(here), better, worse, int((here["gain_low"] > 0).sum()), int((here["gain_high"] < 0).sum()),
-            int((gain >= 0).sum()), float(np.mean(gain.to_numpy())), p_value,
-        ))  # fmt: skip
-    columns = [
-        "regime", "sets", "better", "worse", "surely_better", "surely_worse", "not_worse", "mean_gain", "p_value",
-    ]  # fmt: skip
-    return pl.DataFrame(rows, schema=columns, orient="row")
+    run.write_table("centre_sets", pl.DataFrame(sets, schema=columns, orient="row"))
 
 
 def search_starts(

@@ -7,12 +7,14 @@ from pathlib import Path
 import polars as pl
 
 from heredity.models.load import threads
+from heredity.regions.ground import Ground
 from heredity.report.page import write_report
 from heredity.run import Run
 from heredity.studies.regions import between, centre
 from heredity.studies.regions.config import RegionsStudy
 from heredity.studies.regions.findings import compute_table, findings
 from heredity.studies.regions.material import Material
+from heredity.studies.regions.summaries import summarise
 
 Say = Callable[[str], None]
 
@@ -74,9 +76,15 @@ def _stages(run: Run, config: RegionsStudy, material: Material, say: Say) -> Non
             spent += sum(ground.evaluations.seconds.values()) - elsewhere
         run.finish_stage(name, cpu_seconds=round(spent, 3))
         say(f"{name}: done")
-        run.write_table("compute", compute_table(run, ground))
-        run.write_table("findings", findings(run, config))
-        write_report(run)
+        _tell(run, config, ground)
+    _tell(run, config, ground)  # what was measured before is summed up as this version does
+
+
+def _tell(run: Run, config: RegionsStudy, ground: Ground) -> None:
+    run.write_table("compute", compute_table(run, ground))
+    summarise(run, config)
+    run.write_table("findings", findings(run))
+    write_report(run)
 
 
 def _material(run: Run, config: RegionsStudy, root: Path, device: str, jobs: int, say: Say) -> Material:
