@@ -1,6 +1,6 @@
 """Training steps of sparse autoencoders beside SAELens, and the matrix products that they cannot do without.
 
-    python benchmarks/sae.py [topk-large topk-small l1-large l1-small] [--rounds 5] [--no-bfloat16]
+    python benchmarks/sae.py [topk-large topk-small l1-large l1-small] [--rounds 5] [--torch-products]
 
 large is 1024 → 16384, small 256 → 4096; TopK has k = 32; of L1's latents half fire, as in a training's first
 steps. Batches of 4096 tokens, float32, one thread. Every side is a process of its own that holds its data;
@@ -88,15 +88,18 @@ class Held:
         return self.rows[rows]
 
 
-def ours(kind: str, path: str, d_in: int, d_sae: int, dtype: str) -> None:
+def ours(kind: str, path: str, d_in: int, d_sae: int, dtype: str, torch_products: bool) -> None:
     """Train, waiting for a line on standard input before every step, and answering with its costs."""
     import torch
 
     from heredity import __version__
+    from heredity.features import product
     from heredity.features.sae import L1, TopK
     from heredity.features.train import Training, train
 
     torch.set_num_threads(1)
+    if torch_products:
+        product._has_onednn = lambda: False
     data = np.load(path)
 
     def go(rows: np.ndarray, latents: int, k: int, batch: int, steps: int, callback: Any) -> None:
@@ -153,7 +156,7 @@ def products(d_in: int, d_sae: int) -> dict[str, Callable[[], Any]]:
     }
 
 
-def compare(name: str, rounds: int, bfloat16: bool, folder: Path) -> None:
+def compare(name: str, rounds: int, torch_products: bool, folder: Path) -> None:
     """Measure one kind and size, and print what was found."""
     kind, size = name.split("-")
     d_in, d_sae = SIZES[size]
@@ -162,20 +165,12 @@ def compare(name: str, rounds: int, bfloat16: bool, folder: Path) -> None:
         np.save(data, activations(d_in))
     shape = [str(d_in), str(d_sae)]
     sides = []
-    for dtype in ["float32", "bfloat16"] if kind == "topk" and bfloat16 else ["float32"]:
-        own = [
-            sys.executable,
-            __file__,
-            "--as",
-            kind,
-            "--data",
-            str(data),
-            "--shape",
-            *shape,
-            "--dtype",
-            dtype,
-        ]
-        sides.append(Side(f"heredity, {dtype}", own))
+    command = [sys.executable, __file__, "--as", kind, "--data", str(data), "--shape", *shape, "--dtype"]
+    sides.append(Side("heredity, float32", [*command, "float32"]))
+    if kind == "topk":
+        sides.append(Side("heredity, bfloat16", [*command, "bfloat16"]))
+    if torch_products:
+        sides.append(Side("heredity, torch's own products", [*command, "float32", "--torch-products"]))
     peer = os.environ.get("HEREDITY_SAELENS_PYTHON")
     for style in (["topk", "topk-sparse"] if kind == "topk" else ["l1"]) if peer else []:
         script = str(Path(__file__).with_name("sae_peer.py"))
@@ -228,17 +223,19 @@ def main() -> None:
     every = [f"{kind}-{size}" for kind in GOALS for size in SIZES]
     parser.add_argument("what", nargs="*", default=every, help=f"of {' '.join(every)}")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--no-bfloat16", action="store_true", help="leave nomination in bfloat16 out")
+    parser.add_argument(
+        "--torch-products", action="store_true", help="one more side, whose products are torch.mm's"
+    )
     for hidden in ("--as", "--data", "--dtype"):
         parser.add_argument(hidden, dest=hidden[2:] + "_", help=argparse.SUPPRESS)
     parser.add_argument("--shape", type=int, nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.as_:
-        ours(options.as_, options.data_, *options.shape, options.dtype_)
+        ours(options.as_, options.data_, *options.shape, options.dtype_, options.torch_products)
         return
     with tempfile.TemporaryDirectory(prefix="heredity-sae-") as folder:
         for name in options.what:
-            compare(name, options.rounds, not options.no_bfloat16, Path(folder))
+            compare(name, options.rounds, options.torch_products, Path(folder))
 
 
 if __name__ == "__main__":
