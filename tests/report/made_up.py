@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
+from made_up_checks import check_tables
 
 from heredity.run import Run
 from heredity.seeds import generator
@@ -43,7 +44,8 @@ def made_up_run(folder: Path, *, only: tuple[str, ...] | None = None, seed: int 
     run.finish_stage("text", dropped=40)
     run.finish_stage("train base")
     rng = generator(seed, "made-up tables")
-    for name, table in {**_models(rng), **_saes(rng), **_lineage(rng), **_features(rng)}.items():
+    checks = check_tables(MEMBERS, DOMAINS, seed)
+    for name, table in {**_models(rng), **_saes(rng), **_lineage(rng), **_features(rng), **checks}.items():
         if only is None or name in only:
             run.write_table(name, table)
     run.finish("done" if only is None else "running")
@@ -187,6 +189,8 @@ def _lineage(rng: np.random.Generator) -> dict[str, pl.DataFrame]:
                 "undecided": 0.5 - persist,
                 "emerge": 0.51,
                 "emerge_undecided": 0.2,
+                "split": 0.11,
+                "fuse": 0.12,
                 "rare_parent": 1410.0,
                 "rare_child": 1320.0,
                 "floor": 0.0012,
@@ -211,6 +215,10 @@ def _lineage(rng: np.random.Generator) -> dict[str, pl.DataFrame]:
                 "floor": 0.05 * (1 - tau) ** 2,
                 "ceiling": (1 - tau) ** 0.4,
                 "heritability": (1 - tau) ** 0.3,
+                "persist_low": 0.95 * (1 - tau) ** 0.7,
+                "persist_high": 1.05 * (1 - tau) ** 0.7,
+                "fdr": 0.01 * tau,
+                "fdr_high": 0.02 * tau,
             }
             for tau in np.linspace(0.5, 0.98, 25)
         ]
@@ -338,9 +346,11 @@ def _features(rng: np.random.Generator) -> dict[str, pl.DataFrame]:
                     "member": name,
                     "seed": s,
                     "latent": i,
+                    "explainer": "rules",
                     "rule": f"token is one of {HOSTILE}, ⏎",
                     "score": 0.71,
                     "null_score": 0.04,
+                    "failed": None,
                 }
             )
             for place in range(5):
@@ -379,5 +389,7 @@ def _features(rng: np.random.Generator) -> dict[str, pl.DataFrame]:
     }
     return {
         **{name: pl.DataFrame(rows, infer_schema_length=None) for name, rows in tables.items()},
-        "findings": pl.DataFrame({"order": [0, 1, 2], "text": findings}),
+        "findings": pl.DataFrame(
+            {"order": [0, 1, 2], "text": findings, "section": ["sweep", "persistence", "persistence"]}
+        ),
     }

@@ -73,6 +73,8 @@ def many_features(folder: Path, latents: int, seed: int = 0) -> Run:
             "member": [member] * latents, "seed": [0] * latents, "latent": np.arange(latents),
             "rate_tokens": [row[:4] for row in top], "rates": rng.random((latents, 4)).tolist(),
             "context_excess": rng.random(latents) * 0.2, "context_position": rng.random(latents) * 64,
+            "firings": firings, "top_shares": rng.random((latents, 1)).tolist(),
+            "token_entropy": 4 * rng.random(latents), "document_excess": rng.random(latents) * 0.2,
         }))  # fmt: skip
     for name, parts in tables.items():
         run.write_table(name, pl.concat(parts))

@@ -73,7 +73,7 @@ def test_nothing_of_the_page_is_elsewhere(outline: Outline) -> None:
 def test_plotly_comes_once_and_is_not_drawn_without_figures(page: Path, tmp_path: Path) -> None:
     html = page.read_text()
     assert html.count('id="plotly-gzip"') == 1
-    assert html.count('class="plot-data"') == html.count('data-plot="') == 7 + 2 * len(EDGES)
+    assert html.count('class="plot-data"') == html.count('data-plot="') == 12 + 2 * len(EDGES)
     thin = write_report(made_up_run(tmp_path / "run", only=("corpora", "members")))
     assert 'id="plotly-gzip"' not in thin.read_text()
     assert len(thin.read_text()) < 60_000

@@ -6,14 +6,20 @@ from types import ModuleType
 from heredity.report.feature_files import write_feature_files
 from heredity.report.html import Section, page
 from heredity.report.sections import (
+    ablation,
+    consensus,
     done,
     every,
     family,
     features,
     flow,
+    found,
+    historical,
     inheritance,
     limits,
     losses,
+    matchings,
+    meaning,
     persistence,
     saes,
     sweep,
@@ -24,7 +30,8 @@ from heredity.run import Run
 COMMANDS = ("demo", "track")
 
 _SECTIONS: tuple[ModuleType, ...] = (
-    done, family, losses, sweep, saes, flow, persistence, inheritance, features, every, limits,
+    found, done, family, losses, sweep, saes, flow, persistence, consensus, inheritance, matchings, historical,
+    ablation, features, meaning, every, limits,
 )  # fmt: skip
 
 
@@ -37,7 +44,7 @@ def draw(run: Run) -> str:
     return page(
         title=f"What was inherited: {view.record['config'].get('name', run.path.resolve().name)}",
         kicker=f"heredity {view.record['command']} · features through fine-tuning and merging",
-        lead=_findings(view),
+        lead=_lead(view),
         sections=[_section(module, view) for module in _SECTIONS if _drawn(module, view)],
     )
 
@@ -50,15 +57,21 @@ def beside(run: Run, folder: Path) -> None:
 def _drawn(module: ModuleType, view: View) -> bool:
     """Say whether a section belongs on the page: not where its tables are empty, or never made by the command."""
     tables = module.PLAN.tables
+    if tables and not module.PLAN.waits_for:
+        return view.has(*tables)
     if view.record["command"] == "track" and not all(view.run.has_table(name) for name in tables):
         return module not in _ONLY_DEMO
     return view.has(*tables) or not all(view.run.has_table(name) for name in tables)
 
 
-def _findings(view: View) -> list[str]:
-    if view.has("findings"):
-        texts = view.table("findings").sort("order")["text"]
-        return [text.replace(" %", "\u00a0%") for text in texts]
+def _lead(view: View) -> list[str]:
+    if view.has("findings", "members", "edges"):
+        edges = view.table("edges").select("parent", "child").n_unique()
+        return [
+            "Which features of a model live on in the models made from it?",
+            f"{len(view.members)} models of one family, {edges} step{'' if edges == 1 else 's'} from parent to child, "
+            "all read by sparse autoencoders on the same held-out text.",
+        ]
     return ["The run has not reached its findings yet: below is what has been made so far."]
 
 

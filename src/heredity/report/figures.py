@@ -192,19 +192,45 @@ def r_histogram(histogram: pl.DataFrame, tau: float) -> Plot:
             )
         )
     drawn = layout(x="best r of each latent", y="latents, %", marks=[_upright(tau, f"τ = {tau:.2f}")])
+    if cut_off(histogram):
+        drawn["yaxis"] |= {"range": [0, 115 * _tallest(histogram)]}
     return {"data": data, "layout": drawn | {"bargap": 0}}
 
 
+def cut_off(histogram: pl.DataFrame) -> bool:
+    """Say whether the floor's peak near r = 0 would press all else flat, so that a histogram leaves its top out."""
+    floor = histogram.filter(kind="floor")
+    return bool(floor.height and float(floor["share"].max() or 0) > 2 * _tallest(histogram) > 0)  # type: ignore[arg-type]
+
+
+def _tallest(histogram: pl.DataFrame) -> float:
+    shares = histogram.filter(pl.col("kind") != "floor")["share"]
+    return float(shares.max() or 0) if len(shares) else 0.0  # type: ignore[arg-type]
+
+
 def tau_curve(curve: pl.DataFrame, tau: float) -> Plot:
-    """Draw the share that persists on one edge against τ, between its floor and its ceiling."""
+    """Draw the share that persists on one edge against τ, between its floor and its ceiling.
+
+    Where they are known its interval is shaded, and the bound of the false-discovery rate has a line of its own.
+    """
     curve = curve.sort("tau")
     x = curve["tau"]
     hover = "%{y:.1f} % at τ = %{x:.2f}"
     data = [
+        *_interval(curve, "persist", "var(--persists-soft)"),
         _line(x, curve["ceiling"] * 100, "ceiling", "var(--ink)", dash="dash", hovertemplate=hover),
         _line(x, curve["persist"] * 100, "persists", "var(--persists)", width=2.6, hovertemplate=hover),
         _line(x, curve["floor"] * 100, "floor", "var(--quiet)", dash="dot", hovertemplate=hover),
     ]
+    if "fdr_high" in curve.columns and curve["fdr_high"].count():
+        known = curve.drop_nulls("fdr_high")
+        data.append(
+            _line(
+                known["tau"], known["fdr_high"] * 100, "false, at most",
+                "var(--disappears)", dash="dashdot", customdata=(known["fdr"] * 100).to_list(),
+                hovertemplate="%{customdata:.2f} % of the matches expected false, at most %{y:.1f} %, at τ = %{x:.2f}",
+            )
+        )  # fmt: skip
     drawn = layout(x="τ, least r of a match", y="latents, %", marks=[_upright(tau, f"τ = {tau:.2f}")])
     drawn["yaxis"] |= {"rangemode": "tozero"}
     return {"data": data, "layout": drawn}
@@ -295,6 +321,19 @@ def _line(
         "line": line,
         **more,
     }
+
+
+def _interval(table: pl.DataFrame, column: str, colour: str) -> list[Plot]:
+    """Shade from a share's lower bound to its upper one along τ, where both are known."""
+    low, high = f"{column}_low", f"{column}_high"
+    if low not in table.columns or high not in table.columns:
+        return []
+    x, none = table["tau"], "rgba(0,0,0,0)"
+    quiet: Plot = {"showlegend": False, "hoverinfo": "skip"}
+    return [
+        _line(x, table[low] * 100, "lower bound", none, width=0, **quiet),
+        _line(x, table[high] * 100, "upper bound", none, width=0, fill="tonexty", fillcolor=colour, **quiet),
+    ]
 
 
 def _upright(x: float, text: str) -> Plot:

@@ -34,7 +34,7 @@ DASHES = ("solid", "dash", "dot", "dashdot")
 _MEANINGS = {
     "persists": ("persist", "both", "kept", "universal", "in all", "old"),
     "emerges": ("emerge", "new"),
-    "disappears": ("disappear", "lost"),
+    "disappears": ("disappear", "vanish", "lost"),
 }
 
 

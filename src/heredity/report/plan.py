@@ -10,7 +10,8 @@ class Plan(msgspec.Struct, frozen=True):
         anchor: id of the section and name of its template.
         title: its heading.
         tables: all must be there; a section without tables is always drawn.
-        waits_for: what is not made yet while a table is missing, ending a sentence.
+        waits_for: what is not made yet while a table is missing, ending a sentence; a section without it is
+            then left out.
     """
 
     anchor: str

@@ -19,8 +19,14 @@ def values(view: View) -> dict[str, Any]:
         "seeds": seeds,
         "site": config.get("sae", {}).get("site"),
         "tau": view.tau,
+        "agreed": view.has("consensus", "consensus_edges"),
+        "matched_thrice": view.has("matchings"),
+        "historical": view.has("historical"),
         "explained": view.has("explanations"),
         "rules_only": _rules_only(view),
+        "ablated": view.has("ablation"),
+        "effects": view.has("effects"),
+        "warnings": view.table("warnings")["text"].to_list() if view.has("warnings") else [],
     }
 
 

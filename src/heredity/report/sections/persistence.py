@@ -13,6 +13,8 @@ PLAN = Plan(
     "persistence", "What persists on each edge", ("edges",), "the shares that persist, with floor and ceiling"
 )
 
+_PEAK = " The floor's peak near r = 0 is cut off."
+
 
 def values(view: View) -> dict[str, Any]:
     """Give the table of edges and, for each edge, its histogram of r and its curve over τ."""
@@ -20,6 +22,7 @@ def values(view: View) -> dict[str, Any]:
     return {
         "edges": edges,
         "tau": view.tau,
+        "parted": all({"split", "fuse"} <= edge.keys() for edge in edges),
         "colours": view.colours,
         "few_seeds": all((edge.get("n_seed_pairs") or 0) <= 4 for edge in edges),
         "by_distance": _by_distance(view, edges),
@@ -64,7 +67,7 @@ def _plots(view: View, parent: str, child: str) -> tuple[Figure | None, Figure |
             plot=figures.r_histogram(histogram, view.tau),
             caption=f"Best correlation in {child} of each eligible latent of {parent}, on the same held-out "
             "tokens; dotted, with the child's codes shifted within domains (floor); dashed, between two "
-            "seeds of one model (ceiling).",
+            f"seeds of one model (ceiling).{_PEAK if figures.cut_off(histogram) else ''}",
             numbers=histogram.pivot("kind", index=["low", "high"], values="share"),
             height=300,
         ),
@@ -72,11 +75,22 @@ def _plots(view: View, parent: str, child: str) -> tuple[Figure | None, Figure |
             name=f"tau-{place}",
             plot=figures.tau_curve(curve, view.tau),
             caption=f"Share of {parent}'s eligible latents that persist in {child}, for every τ, between "
-            "floor and ceiling.",
+            f"floor and ceiling{_extras(curve)}.",
             numbers=curve.drop("parent", "child"),
             height=300,
         ),
     )  # fmt: skip
+
+
+def _extras(curve: pl.DataFrame) -> str:
+    """Say what else the curve over τ shows."""
+    shaded = "; shaded, its 95 % interval" if {"persist_low", "persist_high"} <= set(curve.columns) else ""
+    false = (
+        "; dash-dotted, the upper bound of the share of those matches that chance would give"
+        if "fdr_high" in curve.columns
+        else ""
+    )
+    return shaded + false
 
 
 def _of_edge(view: View, name: str, parent: str, child: str) -> pl.DataFrame | None:

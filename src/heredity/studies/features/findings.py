@@ -5,24 +5,45 @@ from typing import Any
 import polars as pl
 
 from heredity.run import Run
+from heredity.studies.features import lineage_findings as lineage
+from heredity.studies.features import meaning_findings as meaning
 from heredity.studies.features.config import StudyConfig, Tracked
 
 FVU_GOAL, CE_GOAL = 0.10, 0.95
 
 
 def findings(run: Run, config: Tracked) -> pl.DataFrame:
-    """Return the table `findings` (order, text), each sentence computed from the run's tables."""
-    sentences = [
-        *(_losses(run.table("losses"), config) if isinstance(config, StudyConfig) else []),
-        *(_merge(run.table("sweep")) if run.has_table("sweep") else []),
-        *_quality(run.table("saes")),
-        *_edges(run.table("edges"), config),
-        *_inheritance(run.table("inheritance")),
-        _universal(run.table("universal"), run.table("edges"), config),
-        f"All shares are conditional on these SAEs ({config.sae.seeds} seeds per member).",
-    ]
+    """Return the table `findings` (order, text, section), each sentence computed from the run's tables.
+
+    What a run has no table for is not said. `section` is the anchor of the report's part that has the numbers.
+    """
+    edges = run.table("edges").filter(tau=config.lineage.tau)
+    agreed = _table(run, "consensus_edges")
+    said = {
+        "losses": _losses(run.table("losses"), config) if isinstance(config, StudyConfig) else [],
+        "sweep": _merge(run.table("sweep")) if run.has_table("sweep") else [],
+        "saes": _quality(run.table("saes")),
+        "persistence": lineage.edges(edges) + lineage.lost(edges, agreed),
+        "consensus": lineage.consensus(_table(run, "consensus"), agreed, edges),
+        "inheritance": lineage.inheritance(run.table("inheritance")),
+        "features": [lineage.universal(run.table("universal"), edges, config)],
+        "matchings": lineage.matchings(_table(run, "matchings"), config.lineage.tau),
+        "historical": lineage.historical(_table(run, "historical")),
+        "ablation": meaning.ablation(_table(run, "ablation"), _table(run, "ablation_alike")),
+        "meaning": [
+            *meaning.words(_table(run, "explanation_summary")),
+            *meaning.effects(_table(run, "measured_effects")),
+        ],
+        "limits": [f"All shares are conditional on these SAEs ({config.sae.seeds} seeds per member)."],
+    }
+    rows = [(text, section) for section, texts in said.items() for text in texts]
     return pl.DataFrame(
-        {"order": range(len(sentences)), "text": sentences}, schema={"order": pl.Int64, "text": pl.String}
+        {
+            "order": range(len(rows)),
+            "text": [text for text, _ in rows],
+            "section": [section for _, section in rows],
+        },
+        schema={"order": pl.Int64, "text": pl.String, "section": pl.String},
     )
 
 
@@ -70,61 +91,9 @@ def _quality(saes: pl.DataFrame) -> list[str]:
     ]
 
 
-def _edges(edges: pl.DataFrame, config: Tracked) -> list[str]:
-    rows = list(edges.filter(pl.col("tau") == config.lineage.tau).iter_rows(named=True))
-    sentences = []
-    for row in rows:
-        ratio = (
-            "no heritability can be given, for the ceiling does not stand clear of the floor"
-            if row["heritability"] is None
-            else f"a heritability of {row['heritability']:.2f} "
-            f"[{row['heritability_low']:.2f}, {row['heritability_high']:.2f}]"
-        )
-        sentences.append(
-            f"From {row['parent']} to {row['child']}, {row['persist']:.1%} of features persist at "
-            f"r ≥ {row['tau']:.2f}: by chance {row['floor']:.1%} would, and two SAEs of one model share "
-            f"{row['ceiling']:.1%}, which makes {ratio}."
-        )
-    lost, twin = 1 - _mean(rows, "persist"), 1 - _mean(rows, "ceiling")
-    sentences.append(
-        f"On average {lost:.0%} of a parent's latents find no partner in the child, but {twin:.0%} find none in a "
-        f"second SAE of the same model either: most of what looks lost is the SAE's choice, not the fine-tune's."
-        if twin > 0.5 * lost
-        else f"On average {lost:.0%} of a parent's latents find no partner in the child, against {twin:.0%} in a "
-        f"second SAE of the same model."
-    )
-    return sentences
-
-
-def _inheritance(inheritance: pl.DataFrame) -> list[str]:
-    sentences = []
-    for (merge, left, right), rows in inheritance.group_by("merge", "left", "right", maintain_order=True):
-        share = dict(rows.select("kind", "share").iter_rows())
-        found = rows.filter(pl.col("kind").is_in(["left only", "right only", "both"]))
-        chance, again = _number(found["floor"].sum()), found["ceiling"].max()
-        ceiling = "" if again is None else f", and a second SAE of {merge} finds {_number(again):.1%} again"
-        sentences.append(
-            f"Of the features of {merge} {share['both']:.1%} are found in both parents, {share['left only']:.1%} "
-            f"only in {left}, {share['right only']:.1%} only in {right}, and {share['neither']:.1%} in neither; "
-            f"by chance {chance:.1%} would be found in one{ceiling}."
-        )
-    return sentences
-
-
-def _universal(universal: pl.DataFrame, edges: pl.DataFrame, config: Tracked) -> str:
-    count = universal["index"].n_unique() if universal.height else 0
-    own = edges.filter((pl.col("tau") == config.lineage.tau) & (pl.col("parent") == config.root))
-    # What is matched in all members is matched on each of the root's edges: the lower floor bounds its chance.
-    chance = _number(own["floor"].min())
-    return (
-        f"{count} features of {config.root}'s first SAE are matched in all {len(config.members)} members: "
-        f"{count / config.sae.latents:.1%} of its latents, where chance gives at most {chance:.1%} "
-        f"and a second SAE of {config.root} finds {_number(own['ceiling_parent'].max()):.1%} again."
-    )
-
-
-def _mean(rows: list[dict[str, Any]], column: str) -> float:
-    return sum(float(row[column]) for row in rows) / len(rows)
+def _table(run: Run, name: str) -> pl.DataFrame:
+    """Return a table, one without rows where the run has not made it."""
+    return run.table(name) if run.has_table(name) else pl.DataFrame()
 
 
 def _number(value: Any) -> float:
