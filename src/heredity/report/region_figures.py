@@ -139,7 +139,7 @@ def intervals(rows: Sequence[Mapping[str, Any]], *, x_title: str, zero: bool = T
     """Draw values with their intervals, one below the other.
 
     Args:
-        rows: name, value, low, high and optionally colour.
+        rows: name, value, low, high (None: no interval) and optionally colour.
         x_title: what the values are.
         zero: mark 0.
     """
@@ -149,8 +149,8 @@ def intervals(rows: Sequence[Mapping[str, Any]], *, x_title: str, zero: bool = T
         "y": [label(row["name"]) for row in shown],
         "marker": {"size": 9, "color": [row.get("colour", "var(--member-1)") for row in shown]},
         "error_x": {
-            "type": "data", "symmetric": False, "array": [row["high"] - row["value"] for row in shown],
-            "arrayminus": [row["value"] - row["low"] for row in shown], "color": "var(--quiet)",
+            "type": "data", "symmetric": False, "array": [_beyond(row["value"], row["high"]) for row in shown],
+            "arrayminus": [_beyond(row["low"], row["value"]) for row in shown], "color": "var(--quiet)",
         },
         "hovertemplate": "%{y}: %{x:.4f}", "name": "",
     }  # fmt: skip
@@ -167,3 +167,7 @@ def intervals(rows: Sequence[Mapping[str, Any]], *, x_title: str, zero: bool = T
 def finite(values: Sequence[float | None]) -> list[float | None]:
     """Replace what is not finite by gaps, which JSON can hold."""
     return [value if value is not None and math.isfinite(value) else None for value in values]
+
+
+def _beyond(low: float | None, high: float | None) -> float | None:
+    return None if low is None or high is None else high - low

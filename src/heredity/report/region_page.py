@@ -1,6 +1,6 @@
 """The pages of `path`, `plane`, `region` and `start`: what the ground between and around models is like."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import polars as pl
@@ -202,9 +202,25 @@ def start_sections(view: View) -> list[Section]:
 def settings_section(view: View) -> Section:
     """Give the settings and the seed of the run."""
     config: dict[str, Any] = view.record["config"]
-    rows = [(name, str(value)) for name, value in config.items() if value not in (None, [], "", False)]
-    rows.append(("seed", str(view.record["seed"])))
+    rows = [*_flat(config), ("seed", str(view.record["seed"]))]
     return part("settings", "Settings", table=pl.DataFrame(rows, schema=["setting", "value"], orient="row"))
+
+
+def _flat(values: Mapping[str, Any], above: str = "") -> list[tuple[str, str]]:
+    """Give each setting that is set by its path, `tuning.epochs`; a list of tables is one line for each of them."""
+    rows: list[tuple[str, str]] = []
+    for name, value in values.items():
+        path = f"{above}{name}"
+        if isinstance(value, Mapping):
+            rows += _flat(value, f"{path}.")
+        elif isinstance(value, list) and value and all(isinstance(one, Mapping) for one in value):
+            rows += [
+                (f"{path} {n}", ", ".join(" ".join(pair) for pair in _flat(one)))
+                for n, one in enumerate(value, 1)
+            ]
+        elif value not in (None, [], "", False):
+            rows.append((path, ", ".join(map(str, value)) if isinstance(value, list) else str(value)))
+    return rows
 
 
 def _drawn(view: View) -> list[Section]:

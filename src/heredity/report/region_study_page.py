@@ -2,6 +2,8 @@
 
 from collections.abc import Callable
 
+import polars as pl
+
 from heredity.report import region_figures as figures
 from heredity.report.html import Figure, Section, page
 from heredity.report.palette import member_colours
@@ -54,7 +56,8 @@ def _clusters(view: View) -> list[Section]:
     drawn = Figure(
         name="layout", plot=figures.scatter(layout, "x", "y", "data", colours, text="model"),
         height=440, numbers=layout,
-        caption="Members by the directions of their task vectors (PCoA of √(2 − 2·cosine)); one colour for each set.",
+        caption="Members by the directions of their task vectors (PCoA of √(2 − 2·cosine)); one colour for each set."
+        + _trust(view),
     )  # fmt: skip
     text = [
         "Every member's weights without its head, minus the base's, flattened; cosines; spectral clustering with as "
@@ -69,6 +72,22 @@ def _clusters(view: View) -> list[Section]:
             table=view.table("clusters"),
         )
     ]
+
+
+def _trust(view: View) -> str:
+    """Say how far to trust the picture."""
+    rows = (
+        view.table("layout_trust").filter(pl.col("picture") == "directions")
+        if view.has("layout_trust")
+        else None
+    )
+    if rows is None or rows.is_empty():
+        return ""
+    row = rows.row(0, named=True)
+    known = row["trustworthiness"]
+    near = "" if known is None else f", trustworthiness {known:.2f} ({row['neighbours']} neighbours)"
+    share = 100 * (row["explained_x"] + row["explained_y"])
+    return f" Two axes hold {share:.0f}\u00a0% of the squared distances; stress {row['stress']:.2f}{near}."
 
 
 def _controls(view: View) -> list[Section]:

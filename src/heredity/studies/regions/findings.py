@@ -1,10 +1,14 @@
 """What the study found, in sentences: each number beside the paper's, each claim with its interval."""
 
+import re
+
 import polars as pl
 
 from heredity.regions.ground import Ground
 from heredity.run import Run
 from heredity.studies.regions.summaries import mean
+
+_KINDS = {"same set": "one set", "same family": "two sets of one family", "other family": "two families"}
 
 
 def findings(run: Run) -> pl.DataFrame:
@@ -17,7 +21,8 @@ def findings(run: Run) -> pl.DataFrame:
     ):  # fmt: skip
         if run.has_table(table):
             texts += say(run.table(table))
-    return pl.DataFrame({"order": list(range(len(texts))), "text": texts})
+    signs = [re.sub(r"(?<=[( ])-(?=\d)", "−", text) for text in texts]  # a minus, as in the tables
+    return pl.DataFrame({"order": list(range(len(signs))), "text": signs})
 
 
 def compute_table(run: Run, ground: Ground) -> pl.DataFrame:
@@ -57,7 +62,7 @@ def _clusters(table: pl.DataFrame) -> list[str]:
 
 def _controls(table: pl.DataFrame) -> list[str]:
     parts = [
-        f"{row['cosine']:.3f} ({row['low']:.3f} to {row['high']:.3f}) {row['kind']}"
+        f"{row['cosine']:.3f}{_interval(row['low'], row['high'], '.3f')} {row['kind']}"
         for row in table.to_dicts()
     ]
     return [f"Mean cosine of two models: {'; '.join(parts)}."]
@@ -74,9 +79,9 @@ def _separation(table: pl.DataFrame) -> list[str]:
 
 def _interpolation(table: pl.DataFrame) -> list[str]:
     return [
-        f"Between two models of {row['kind']}: the middle is {row['middle']:+.4f} nats against the mean of the ends "
-        f"({row['middle_low']:+.4f} to {row['middle_high']:+.4f} over pairs), the barrier {row['barrier']:.4f} "
-        f"({row['barrier_low']:.4f} to {row['barrier_high']:.4f}); nowhere worse than the worse end on "
+        f"Between two models of {_KINDS[row['kind']]}: the middle is {row['middle']:+.4f} nats against the mean of the "
+        f"ends{_interval(row['middle_low'], row['middle_high'], '+.4f')}, the barrier {row['barrier']:.4f}"
+        f"{_interval(row['barrier_low'], row['barrier_high'], '.4f')}; nowhere worse than the worse end on "
         f"{100 * row['as_good_as_worse_end']:.0f} % of {row['pairs']} pairs, somewhere better than both on "
         f"{100 * row['better_than_both']:.0f} % (the paper: in between is as good as the ends, or better)."
         for row in table.to_dicts()
@@ -102,10 +107,16 @@ def _centre(table: pl.DataFrame) -> list[str]:
     return [
         f"Starting from the centre, not the base ({row['regime']}): better on {row['better']} of {row['sets']} "
         f"sets, worse on {row['worse']} ({row['surely_better']} and {row['surely_worse']} beyond 95 % intervals), "
-        f"mean gain {100 * row['mean_gain']:+.1f} points ({100 * row['mean_gain_low']:+.1f} to "
-        f"{100 * row['mean_gain_high']:+.1f} over sets), sign test p = {row['p_value']:.2g}{_paper(row['regime'])}."
+        f"mean gain {100 * row['mean_gain']:+.1f} points"
+        f"{_interval(row['mean_gain_low'], row['mean_gain_high'], '+.1f', 100)}, sign test p = {row['p_value']:.2g}"
+        f"{_paper(row['regime'])}."
         for row in table.to_dicts()
     ]
+
+
+def _interval(low: float | None, high: float | None, form: str, times: float = 1) -> str:
+    """Give an interval in brackets; nothing where a single value has none."""
+    return "" if low is None or high is None else f" ({times * low:{form}} to {times * high:{form}})"
 
 
 def _paper(regime: str) -> str:

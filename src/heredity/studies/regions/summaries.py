@@ -68,9 +68,14 @@ def kinship_kinds(pairs: pl.DataFrame, controls: dict[str, str], seed: int) -> p
             continue
         own = weights[:, here]
         own = own[own.sum(axis=1) > 0]
-        low, high = np.quantile(own @ values / own.sum(axis=1), [0.025, 0.975])
-        rows.append((kind, float(values.mean()), float(low), float(high), len(values)))
-    return pl.DataFrame(rows, schema=["kind", "cosine", "low", "high", "pairs_of_sets"], orient="row")
+        interval: list[float | None] = [None, None]
+        if len(np.unique(own, axis=1).T) > 1:  # pairs of the same texts are drawn as one: no interval of one
+            interval = np.quantile(own @ values / own.sum(axis=1), [0.025, 0.975]).tolist()
+        rows.append((kind, float(values.mean()), *interval, len(values)))
+    schema = {
+        "kind": pl.String, "cosine": pl.Float64, "low": pl.Float64, "high": pl.Float64, "pairs_of_sets": pl.Int64,
+    }  # fmt: skip
+    return pl.DataFrame(rows, schema=schema, orient="row")
 
 
 def beside_paper(separation: pl.DataFrame, seed: int) -> pl.DataFrame:
@@ -88,9 +93,8 @@ def beside_paper(separation: pl.DataFrame, seed: int) -> pl.DataFrame:
         if here.is_empty():
             continue
         means = here.select(pl.col("p_b", "strict", "loose", "ties").mean()).row(0)
-        interval = here.select("low", "high").row(0)
-        if here.height > 1:
-            interval = middle(here["p_b"], seed, "levels", by, good, bad)
+        own = here.select("low", "high").row(0)
+        interval = middle(here["p_b"], seed, "levels", by, good, bad) if here.height > 1 else own
         lowest = here.sort("p_b").row(0, named=True)
         worst = f"{lowest['level']} {lowest['p_b']:.2f}"
         rows.append((WORDS[by], good, bad, *means, *interval, worst, here.height, paper))
@@ -115,7 +119,8 @@ def pair_kinds(pairs: pl.DataFrame, seed: int) -> pl.DataFrame:
         for name in ("as_good_as_worse_end", "as_good_as_line", "better_than_both"):
             row[name] = mean(here[name])
         rows.append(row)
-    return pl.DataFrame(rows)
+    bounds = [f"{name}_{end}" for name in ("barrier", "middle") for end in ("low", "high")]
+    return pl.DataFrame(rows, schema_overrides=dict.fromkeys(bounds, pl.Float64))
 
 
 def mean_curves(places: pl.DataFrame, seed: int) -> pl.DataFrame:
@@ -130,7 +135,8 @@ def mean_curves(places: pl.DataFrame, seed: int) -> pl.DataFrame:
     rows = []
     for (kind, alpha), here in above.group_by("kind", "alpha", maintain_order=True):
         rows.append((kind, alpha, mean(here["loss"]), *middle(here["loss"], seed, "paths", kind)))
-    return pl.DataFrame(rows, schema=["kind", "alpha", "loss", "low", "high"], orient="row")
+    numbers = dict.fromkeys(("alpha", "loss", "low", "high"), pl.Float64)
+    return pl.DataFrame(rows, schema={"kind": pl.String, **numbers}, orient="row")
 
 
 def count_sets(table: pl.DataFrame, seed: int) -> pl.DataFrame:
@@ -153,13 +159,16 @@ def count_sets(table: pl.DataFrame, seed: int) -> pl.DataFrame:
         "regime", "sets", "better", "worse", "surely_better", "surely_worse", "not_worse", "mean_gain",
         "mean_gain_low", "mean_gain_high", "p_value",
     ]  # fmt: skip
-    return pl.DataFrame(rows, schema=columns, orient="row")
+    bounds = dict.fromkeys(("mean_gain_low", "mean_gain_high"), pl.Float64)
+    return pl.DataFrame(rows, schema=columns, schema_overrides=bounds, orient="row")
 
 
-def middle(values: pl.Series, seed: int, *names: Hashable) -> tuple[float, float]:
-    """Return the middle 95 % of the mean when the values are resampled; infinite values stay infinite."""
+def middle(values: pl.Series, seed: int, *names: Hashable) -> tuple[float, float] | tuple[None, None]:
+    """Return the middle 95 % of the mean when the values are resampled, or None of a single one."""
     known = values.to_numpy().astype(np.float64)
     n = len(known)
+    if n < 2:
+        return None, None
     means = known[generator(seed, "resampled means", *names).integers(n, size=(_DRAWS, n))].mean(axis=1)
     low, high = np.quantile(means, [0.025, 0.975], method="inverted_cdf")
     return float(low), float(high)
