@@ -62,7 +62,16 @@ def _consensus(members: list[str], edges: list[tuple[str, str]]) -> dict[str, li
         }
         for parent, child in edges
     ]  # fmt: skip
-    return {"consensus": whole, "consensus_edges": steps}
+    latents: list[dict[str, Any]] = [
+        {
+            "member": member, "feature": feature, "seed": seed, "latent": 3 + feature, "medoid": seed == 0,
+            "found_by": 2, "r": 0.9,
+        }
+        for member in members
+        for feature in range(4)
+        for seed in (0, 1)
+    ]  # fmt: skip
+    return {"consensus": whole, "consensus_edges": steps, "consensus_latents": latents}
 
 
 def _historical(edges: list[tuple[str, str]]) -> list[dict[str, Any]]:

@@ -81,6 +81,16 @@ def test_ancestors_and_descendants_are_the_matches_of_that_side(run: Run, page: 
     assert set(index["members"][3]["up"]) == {"lua", "bible"}
 
 
+def test_a_page_says_who_agrees_on_it_and_what_its_removal_costs(run: Run, page: Path) -> None:
+    index = read(page.parent / "features" / "index.js", "index")
+    assert index["members"][2]["agreed"] == [3, 4, 5, 6]
+    rows = read(page.parent / "features" / "2-0.js", "chunk")[2]
+    assert [row["found_by"] for row in rows[2:8]] == [None, 2, 2, 2, 2, None]
+    costs = run.table("ablation").filter(member="bible", kind="latent", domain="all").sort("latent")
+    assert [row["cost"][0] for row in rows[:5]] == pytest.approx(costs["loss_change"].to_list())
+    assert rows[5]["cost"] is None
+
+
 def test_files_are_written_anew_and_only_once_there_are_features(run: Run, tmp_path: Path) -> None:
     (tmp_path / "features").mkdir()
     (tmp_path / "features" / "9-9.js").write_text("old")
@@ -140,6 +150,9 @@ def test_the_pages_of_features_fit(tab: chromium.Tab, page: Path, width: int) ->
     tab.open(page.with_name("report.html"), width=width)
     tab.value("location.hash = '#feature=lua-bible/3'")
     settle(tab, "document.querySelector('#feature .own h4')?.textContent.includes('lua-bible 3')")
+    said = tab.value("document.querySelector('#feature .own').textContent")
+    assert "Taking it out changes the loss by 0.0006 nats per token (−0.0004 to 0.0016)." in said
+    assert "Agreed on by 2 of the 3 SAEs of lua-bible." in said
     assert tab.value("document.documentElement.scrollWidth") <= width
 
 

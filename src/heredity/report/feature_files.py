@@ -61,6 +61,10 @@ class _Member:
         self.parents = view.parents.get(name, [])
         self.children = [child for child in view.members if name in view.parents.get(child, [])]
         self.explained = _by_latent(self._own("explanations"), ("explainer", "rule", "score", "null_score"))
+        self.found_by = dict(self._pairs_of("consensus_latents", "found_by"))
+        agreed = self._own("consensus")
+        self.n_seeds = 1 if agreed is None else max(agreed["n_seeds"].to_list())
+        self.costs = self._costs()
         self.up = {parent: self._partners(parent, name) for parent in self.parents}
         self.down = {child: self._partners(name, child) for child in self.children}
 
@@ -86,6 +90,8 @@ class _Member:
             "up": {name: _fates(partners, len(size)) for name, partners in self.up.items()},
             "down": {name: _fates(partners, len(size)) for name, partners in self.down.items()},
             "universal": self._universal(),
+            "agreed": sorted(self.found_by),
+            "seeds": self.n_seeds,
         }
 
     def chunks(self) -> Iterable[list[dict[str, Any]]]:
@@ -112,6 +118,7 @@ class _Member:
                         [(up or [])[:_TOKENS], (down or [])[:_TOKENS], *map(_short, rest)]
                         for up, down, *rest in effects.get(latent, [])[:1]
                     ],
+                    "found_by": self.found_by.get(latent), "cost": self.costs.get(latent),
                     "up": {name: found.get(latent, []) for name, found in self.up.items()},
                     "down": {name: found.get(latent, []) for name, found in self.down.items()},
                 }
@@ -124,6 +131,19 @@ class _Member:
             return None
         table = self.view.table(name).filter(pl.col("member") == self.name)
         return table.filter(pl.col("seed") == self.seed) if "seed" in table.columns else table
+
+    def _pairs_of(self, name: str, column: str) -> list[tuple[int, Any]]:
+        """Return (latent, value of the column) of a table's rows that are of this SAE."""
+        own = self._own(name)
+        return [] if own is None else list(own.select("latent", column).iter_rows())
+
+    def _costs(self) -> dict[int, tuple[Any, ...]]:
+        """Return what the removal of single latents costs over all domains: nats per token, with its interval."""
+        own = self._own("ablation")
+        if own is None:
+            return {}
+        whole = own.filter(kind="latent", domain="all").select("latent", "loss_change", "low", "high")
+        return {latent: tuple(map(_short, cost)) for latent, *cost in whole.iter_rows()}
 
     def _universal(self) -> list[int]:
         own = self._own("universal")

@@ -16,4 +16,9 @@ def values(view: View) -> dict[str, Any]:
     """Give the members to choose from, and how many latents have a page."""
     table = view.table("latents")
     first = table.filter((pl.col("seed") == pl.col("seed").min().over("member")) & (pl.col("firings") > 0))
-    return {"members": view.members, "count": first.height, "tau": view.tau}
+    return {
+        "members": view.members,
+        "count": first.height,
+        "tau": view.tau,
+        "agreed": view.has("consensus_latents"),
+    }

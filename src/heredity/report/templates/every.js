@@ -78,6 +78,7 @@
     for (const member of index.members) {
       member.haystack = member.tokens.map((tokens, i) => `${tokens.join("\u0000")}\u0000${member.rules[i]}`.toLowerCase());
       member.everywhere = new Set(member.universal);
+      member.agreement = new Set(member.agreed);
       member.letters = { up: Object.values(member.up).map((edge) => edge.fate), down: Object.values(member.down).map((edge) => edge.fate) };
     }
   }
@@ -86,6 +87,7 @@
     "": () => true,
     universal: (member, i) => member.everywhere.has(i),
     kept: (member, i) => member.letters.down.length > 0 && member.letters.down.every((fate) => fate[i] === "p"),
+    agreed: (member, i) => member.agreement.has(i),
     lost: (member, i) => member.letters.down.some((fate) => fate[i] === "g"),
     old: (member, i) => member.letters.up.some((fate) => fate[i] === "p"),
     new: (member, i) => member.letters.up.length > 0 && member.letters.up.every((fate) => fate[i] === "g"),
@@ -180,6 +182,11 @@
     for (const [up, down, observed, none] of it.next) {
       if (up?.length) lines.push(element("p", {}, "Promotes ", ...codes(up), "; suppresses ", ...codes(down), ` as the next token (direct effect; observed ${decimal(observed)}, by chance below ${decimal(none)}).`));
     }
+    if (it.cost) {
+      const [cost, low, high] = it.cost.map((value) => (value === null ? null : value.toFixed(4).replace("-", "−")));
+      lines.push(element("p", { text: `Taking it out changes the loss by ${cost} nats per token${low === null ? "" : ` (${low} to ${high})`}.` }));
+    }
+    if (it.found_by) lines.push(element("p", { text: `Agreed on by ${it.found_by} of the ${one.seeds} SAEs of ${one.name}.` }));
     return lines;
   }
 

@@ -26,13 +26,13 @@ def words(summary: pl.DataFrame) -> list[str]:
     for (explainer,), rows in summary.filter(pl.col("explained") > 0).group_by(
         "explainer", maintain_order=True
     ):
-        n = rows["explained"]
+        n, total = rows["explained"], int(rows["explained"].sum())
         score, null, above, chance = (
-            _number((rows[name].fill_null(0.0) * n).sum()) / n.sum()
+            _number((rows[name].fill_null(0.0) * n).sum()) / total
             for name in ("score", "null_score", "above_every_null", "above_by_chance")
         )
         sentences.append(
-            f"The explanations by {explainer} of {n.sum():,} latents score {score:.2f} on average on contexts that "
+            f"The explanations by {explainer} of {total:,} latents score {score:.2f} on average on contexts that "
             f"they were not made from, those of other latents {_plain(null)}; {above:.0%} are better than every random "
             f"one, where chance gives {chance:.0%}."
         )
