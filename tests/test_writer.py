@@ -11,7 +11,7 @@ from blake3 import blake3
 from heredity import Checkpoint
 from heredity.errors import CheckpointError, ConfigError, DiskFullError
 from heredity.kernels.encode import encode
-from heredity.writer import CheckpointWriter, Planned, plan_shards, write_checkpoint, write_shard
+from heredity.writer import CheckpointWriter, Fill, Planned, plan_shards, write_checkpoint, write_shard
 from pico import make_family, stored, write_model
 
 RNG = np.random.default_rng(0)
@@ -177,3 +177,33 @@ def test_a_full_disk_is_said_and_leaves_nothing(tmp_path):
     with pytest.raises(DiskFullError, match="disk is full"):
         write_shard(tmp_path / "out", writer.shards[0], full)
     assert [p.name for p in (tmp_path / "out").iterdir()] == [".heredity-journal.jsonl"]
+
+
+def test_what_is_made_in_place_is_what_would_be_given(tmp_path, monkeypatch):
+    """Pieces of every alignment: an odd tensor before, ends of buffers inside tensors, other dtypes."""
+    monkeypatch.setattr("heredity.directfile._PIECE", 4096)
+    values = np.arange(50_000, dtype=np.uint16)
+    plan = [Planned("odd", "U8", (3,)), *(Planned(f"w{i}", "BF16", (50_000 - i,)) for i in range(3))]
+    plan.insert(2, Planned("gap", "U8", (4095,)))
+    shard = plan_shards(plan, 10**9)[0]
+
+    def made(tensor):
+        size = tensor.shape[0]
+        if tensor.dtype == "U8":
+            yield np.full(size, 7, np.uint8)
+            return
+
+        def into(first, out):
+            out[:] = values[first : first + len(out)]
+
+        yield Fill(2 * (size - 1000), 2, into)
+        yield values[size - 1000 : size].view(np.uint8)
+
+    def given(tensor):
+        yield np.full(tensor.shape, 7, np.uint8) if tensor.dtype == "U8" else values[: tensor.shape[0]]
+
+    found = [write_shard(tmp_path / name, shard, make) for name, make in (("a", made), ("b", given))]
+    assert found[0] == found[1]
+    data = (tmp_path / "a" / shard.file).read_bytes()
+    assert data == (tmp_path / "b" / shard.file).read_bytes()
+    assert found[0].digest == "blake3:" + blake3(data).hexdigest()

@@ -10,13 +10,15 @@ import errno
 import fcntl
 import mmap
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from blake3 import blake3
+from numpy.typing import NDArray
 
 ALGORITHM = "blake3"  # of the digests of what is written
 _PIECE = 4 << 20  # bytes of a write: large enough for any disk, small enough to stay in a cache
@@ -37,7 +39,6 @@ class HashedFile:
     def write(self, data: Any) -> None:
         """Append a buffer's bytes."""
         view = memoryview(data).cast("B")
-        self._digest.update(view)
         while len(view):
             taken = min(len(view), _PIECE - self._filled)
             self._buffers[0][self._filled : self._filled + taken] = view[:taken]
@@ -46,23 +47,52 @@ class HashedFile:
             if self._filled == _PIECE:
                 self._hand_over()
 
+    def fill(self, nbytes: int, item_bytes: int, into: Callable[[int, NDArray[Any]], None]) -> None:
+        """Append bytes that are made where they are written.
+
+        Args:
+            nbytes: how many.
+            item_bytes: of one element: 1, 2, 4 or 8.
+            into: called with the number of the first element and an unsigned integer array to fill, in order.
+        """
+        done = 0
+        while done < nbytes:
+            taken = min(nbytes - done, _PIECE - self._filled) // item_bytes * item_bytes
+            in_place = taken > 0 and self._filled % item_bytes == 0
+            if in_place:
+                target = np.frombuffer(self._buffers[0], np.uint8, taken, self._filled)
+            else:  # after a tensor of an odd length
+                target = np.empty(min(nbytes - done, _PIECE), np.uint8)
+            into(done // item_bytes, target.view(f"u{item_bytes}"))
+            done += len(target)
+            if not in_place:
+                self.write(target)
+                continue
+            self._filled += taken
+            if self._filled == _PIECE:
+                self._hand_over()
+
     @property
     def digest(self) -> str:
-        """Digest of all bytes so far, with its algorithm: "blake3:…"."""
+        """Digest of all bytes, once the file is finished, with its algorithm: "blake3:…"."""
         return f"{ALGORITHM}:{self._digest.hexdigest()}"
 
     def finish(self) -> None:
         """Write what is left; its length fits no disk block, so it goes through the cache."""
         self._wait()
         _through_cache(self._descriptor)
-        _write_all(self._descriptor, memoryview(self._buffers[0])[: self._filled])
+        self._flush(memoryview(self._buffers[0])[: self._filled])
 
     def _hand_over(self) -> None:
         """Let the full buffer be written while the other one is filled."""
         self._wait()
-        self._pending = self._writer.submit(_write_all, self._descriptor, memoryview(self._buffers[0]))
+        self._pending = self._writer.submit(self._flush, memoryview(self._buffers[0]))
         self._buffers.reverse()
         self._filled = 0
+
+    def _flush(self, view: memoryview) -> None:
+        self._digest.update(view)
+        _write_all(self._descriptor, view)
 
     def _wait(self) -> None:
         if self._pending is not None:

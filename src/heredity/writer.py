@@ -11,7 +11,7 @@ import struct
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -73,7 +73,21 @@ class Written:
     digest: str
 
 
-Produce = Callable[[Planned], Iterable[NDArray[np.uint8]]]
+class Fill(NamedTuple):
+    """A piece of a tensor that is made right in the buffer that is written.
+
+    Attributes:
+        nbytes: its length.
+        item_bytes: of one element.
+        into: called with the number of the first element and an unsigned integer array to fill, in order.
+    """
+
+    nbytes: int
+    item_bytes: int
+    into: Callable[[int, NDArray[Any]], None]
+
+
+Produce = Callable[[Planned], Iterable[NDArray[np.uint8] | Fill]]
 """Yields a tensor's bytes in order, in pieces of any size; each is used up before the next is asked for."""
 
 
@@ -120,7 +134,7 @@ class CheckpointWriter:
         """
         path = Path(out)
         shards = plan_shards(tensors, shard_bytes)
-        head = {"schema": _SCHEMA, "job": job, "plan": _plan_digest(shards)}
+        head: dict[str, str | int] = {"schema": _SCHEMA, "job": job, "plan": _plan_digest(shards)}
         written: dict[str, Written] = {}
         if path.exists() and not path.is_dir():
             raise ConfigError(f"{path}: exists and is not a folder", "choose another output")
@@ -255,9 +269,11 @@ def write_shard(folder: Path, shard: Shard, produce: Produce) -> Written:
         for tensor in shard.tensors:
             done = 0
             for piece in produce(tensor):
-                view = np.ascontiguousarray(piece).data.cast("B")
-                file.write(view)
-                done += len(view)
+                if isinstance(piece, Fill):
+                    file.fill(*piece)
+                else:
+                    file.write(np.ascontiguousarray(piece).data)
+                done += piece.nbytes
             if done != tensor.nbytes:
                 raise CheckpointError(
                     f"{shard.file}: tensor {tensor.name}: {done} bytes for {tensor.nbytes}", "report this"

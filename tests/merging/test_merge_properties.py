@@ -112,7 +112,7 @@ class TestEveryMethod:
         base, models = case(name, 5)
         whole = result(made(name), models, base)
         monkeypatch.setattr("heredity.merging._blocks.BLOCK", 16)
-        monkeypatch.setattr("heredity.merging.engine.BLOCK", 16)
+        monkeypatch.setattr("heredity.merging._sum.BLOCK", 16)
         monkeypatch.setattr("heredity.merging._blocks._LEAST", 16)
         np.testing.assert_allclose(result(made(name), models, base), whole, rtol=1e-6, atol=1e-8)
 

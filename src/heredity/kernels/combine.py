@@ -8,6 +8,7 @@ import numpy as np
 from numba import njit
 
 from heredity.kernels.decode import E4M3, E5M2, float_of_bits, fused_multiply_add, half
+from heredity.kernels.encode import encode_bf16
 
 _BLOCK = 4096
 
@@ -28,6 +29,29 @@ def weighted_sum(raw, codes, coefficients, out):  # type: ignore[no-untyped-def]
         stop = min(n, start + _BLOCK)
         for k in range(len(codes)):
             accumulate(raw[k], codes[k], coefficients[k], start, stop, out)
+
+
+@njit(cache=True, nogil=True)
+def rounded_sum(raw, codes, coefficients, first, out):  # type: ignore[no-untyped-def]
+    """Fill out uint16[n] with `weighted_sum` of n elements from `first` on, rounded to bf16 while in the cache.
+
+    Args:
+        raw: uint8[K, at least (first + n) · bytes per element], each row contiguous and aligned.
+        codes: int64[K], format of each row, as in `decode.CODES`.
+        coefficients: float32[K].
+        first: element of every row to begin at.
+        out: uint16[n].
+    """
+    total = np.empty(_BLOCK, np.float32)
+    sizes = (4, 2, 2, 1, 1, 8)
+    for start in range(0, out.size, _BLOCK):
+        size = min(out.size, start + _BLOCK) - start
+        part = total[:size]
+        part[:] = np.float32(-0.0)
+        for k in range(len(codes)):
+            begin = (first + start) * sizes[codes[k]]
+            accumulate(raw[k][begin:], codes[k], coefficients[k], 0, size, part)
+        encode_bf16(part, out[start : start + size])
 
 
 @njit(cache=True, nogil=True)

@@ -16,7 +16,8 @@ from heredity.header import DTYPE_BYTES
 from heredity.jsonfile import read_table
 from heredity.lowrank import LowRank, distance, norm, stacked
 from heredity.merging._discovery import name_of
-from heredity.merging.engine import Merge, Term
+from heredity.merging._sum import Term
+from heredity.merging.engine import Merge
 from heredity.merging.plan import output_dtype
 from heredity.writer import Planned
 

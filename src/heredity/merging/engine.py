@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
 from functools import cached_property
 from importlib import import_module
 from pathlib import Path
@@ -17,26 +16,24 @@ from heredity.anatomy import layer_of
 from heredity.checkpoint import Checkpoint
 from heredity.errors import ConfigError
 from heredity.gram import TensorGram
-from heredity.kernels.combine import weighted_sum
-from heredity.kernels.decode import code_of
+from heredity.kernels.encode import encode
 from heredity.merging._blocks import InputBlocks
 from heredity.merging._discovery import name_of
-from heredity.merging._gram import from_origin, measure, unmeasured
+from heredity.merging._gram import Held, from_origin, measure, unmeasured
 from heredity.merging._lines import line_blocks
 from heredity.merging._method import DataMethod, ElementMethod, Method, SpanMethod
 from heredity.merging._open import location, open_input
+from heredity.merging._sum import Term, sum_blocks, summing
 from heredity.merging.data import data_blocks
 from heredity.merging.lazy import MergedCheckpoint
-from heredity.merging.observe import effective_t, observed, of_gram, task_vectors
+from heredity.merging.observe import effective_t, observed, of_gram, sampled, task_vectors
 from heredity.merging.plan import Plan, plan_models
 from heredity.point import Point
+from heredity.writer import Fill
 
 _LOG = logging.getLogger("heredity.merging")
 
-BLOCK = 1 << 18  # elements of a sum that are handed on at a time
-
 Facts = dict[str, Any]
-Term = tuple[Checkpoint, str, float]  # a checkpoint, its tensor, its coefficient
 
 
 def merge(
@@ -248,13 +245,38 @@ class Merge:
         else:
             yield from observed(self._blocks(name, facts), self.plan.home(name), name, facts)
 
+    def pieces(self, name: str, dtype: str, facts: Facts, held: Held) -> Iterator[ndarray | Fill]:
+        """Yield the bytes of a merged tensor in a safetensors dtype; each piece is to be used before the next.
+
+        Args:
+            name: of the tensor.
+            dtype: "F32", "BF16" or "F16".
+            facts: receives what was found out about the tensor.
+            held: room for a tensor's bytes, from its measurement to its sum.
+        """
+        group, held.raw = self.plan.home(name), None
+        method = group.methods[name]
+        if dtype != "BF16" or not isinstance(method, SpanMethod) or method.axis != "tensor":
+            for block in self.blocks(name, facts):
+                yield encode(block, dtype)
+            return
+        if method.needs_gram and name not in self._grams:
+            self._grams[name] = measure(group.inputs, name, held)
+        terms = self.terms(name)
+        facts |= self._span_facts(name)
+        inputs = [location(given) for given in group.inputs]
+        is_whole = inputs == [location(checkpoint) for checkpoint, _, factor in terms if factor != 0]
+        with summing(terms, held if is_whole else None) as into:
+            yield Fill(2 * group.inputs[0].info(name).size, 2, into)
+        sampled(group, name, facts)
+
     def _blocks(self, name: str, facts: Facts) -> Iterator[Float32[ndarray, "n"]]:
         group = self.plan.home(name)
         method = group.methods[name]
         if self.is_span(name):
             terms = self.terms(name)
             facts |= self._span_facts(name)
-            yield from _sum_blocks(terms, group.inputs[0].info(name).size)
+            yield from sum_blocks(terms, group.inputs[0].info(name).size)
         elif isinstance(method, SpanMethod):
             origin = method.inputs.base == "optional" and not group.base
             yield from line_blocks(group.inputs, name, method, origin=origin)
@@ -343,28 +365,6 @@ class Merge:
         if self.is_lerp(name):
             facts["lerp"] = True
         return facts
-
-
-def _sum_blocks(terms: Sequence[Term], size: int) -> Iterator[Float32[ndarray, "n"]]:
-    """Yield Σ coefficient · tensor in float32, one fused multiply-add for each term in order."""
-    used = [term for term in terms if term[2] != 0]
-    out = np.zeros(min(BLOCK, size), np.float32)
-    factors = np.array([coefficient for _, _, coefficient in used], np.float32)
-    with ExitStack() as stack:
-        readers = [stack.enter_context(checkpoint.reading(own)) for checkpoint, own, _ in used]
-        codes = np.array([code_of(reader.dtype) for reader in readers], np.int64)
-        widest = max((reader.item_bytes for reader in readers), default=4)
-        step = max(1 << 12, min(1 << 16, (32 << 20) // (widest * max(len(used), 1))) & ~0xFFF)
-        raw = np.empty((len(used), step * widest), np.uint8)
-        for start in range(0, size, BLOCK):
-            stop = min(size, start + BLOCK)
-            for low in range(start, stop, step):
-                high = min(stop, low + step)
-                for reader, row in zip(readers, raw, strict=True):
-                    reader.read_raw(low, high, row)
-                if used:
-                    weighted_sum(raw, codes, factors, out[low - start : high - start])
-            yield out[: stop - start]
 
 
 def _reference(given: str | Path | Checkpoint | None, opened: Checkpoint) -> str:

@@ -37,7 +37,6 @@ def observed(
     if not _is_worth_a_sample(method, group):
         yield from blocks
         return
-    deltas = task_vectors(method, group)
     pieces = sample_of(group.inputs[0].info(name).shape, len(group.inputs))
     taken = [np.empty(stop - start, np.float32) for start, stop in pieces]
     done = 0
@@ -48,23 +47,15 @@ def observed(
                 piece[low - start : high - start] = block[low - done : high - done]
         done += len(block)
         yield block
-    if not taken:
-        return
-    reference, changes = _read(group.inputs, name, pieces)
-    scale = done / len(reference)
-    products, signs = _measured(reference, changes, scale)
-    if not np.isfinite(products).all():
-        return
-    gram = msgspec.structs.replace(unmeasured(group.inputs, name), products=products)
-    seen = of_gram(gram, deltas=deltas)
-    if "coefficients" not in facts:
-        seen |= _nearest(products, changes, np.concatenate(taken) - reference, scale, deltas)
-    if deltas and len(changes) > 1:
-        seen["sign_conflicts"] = signs
-    new = {
-        key: _short(value) for key, value in seen.items() if key not in facts
-    }  # an estimate replaces nothing
-    facts |= new | ({"sampled": _short(1 / scale)} if new and scale > 1 else {})
+    if taken:
+        _note(group, name, facts, pieces, np.concatenate(taken))
+
+
+def sampled(group: Group, name: str, facts: dict[str, Any]) -> None:
+    """Add to `facts` what pieces of the inputs show, for a tensor whose coefficients are known."""
+    pieces = sample_of(group.inputs[0].info(name).shape, len(group.inputs))
+    if pieces and _is_worth_a_sample(group.methods[name], group):
+        _note(group, name, facts, pieces, None)
 
 
 def of_gram(gram: TensorGram, *, deltas: bool) -> dict[str, Any]:
@@ -121,6 +112,31 @@ def sample_of(shape: tuple[int, ...], inputs: int) -> list[tuple[int, int]]:
         return [(0, size)] if size else []
     firsts = [(2 * k + 1) * rows // (2 * _PIECES) - each // 2 for k in range(_PIECES)]
     return [(first * width, (first + each) * width) for first in firsts]
+
+
+def _note(
+    group: Group,
+    name: str,
+    facts: dict[str, Any],
+    pieces: Sequence[tuple[int, int]],
+    taken: Float32[ndarray, " n"] | None,
+) -> None:
+    deltas = task_vectors(group.methods[name], group)
+    reference, changes = _read(group.inputs, name, pieces)
+    scale = group.inputs[0].info(name).size / len(reference)
+    products, signs = _measured(reference, changes, scale)
+    if not np.isfinite(products).all():
+        return
+    gram = msgspec.structs.replace(unmeasured(group.inputs, name), products=products)
+    seen = of_gram(gram, deltas=deltas)
+    if "coefficients" not in facts and taken is not None:
+        seen |= _nearest(products, changes, taken - reference, scale, deltas)
+    if deltas and len(changes) > 1:
+        seen["sign_conflicts"] = signs
+    new = {
+        key: _short(value) for key, value in seen.items() if key not in facts
+    }  # an estimate replaces nothing
+    facts |= new | ({"sampled": _short(1 / scale)} if new and scale > 1 else {})
 
 
 def _is_worth_a_sample(method: Method, group: Group) -> bool:

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 from numpy import ndarray
+from threadpoolctl import threadpool_limits
 
 from heredity import __version__
 from heredity.atomic import write_text
@@ -21,13 +22,13 @@ from heredity.checkpoint import JOURNAL, Checkpoint
 from heredity.digests import FileState, digest_of, known_digest, state
 from heredity.errors import CheckpointError, DiskFullError, MismatchError
 from heredity.execute import choose
-from heredity.kernels.encode import encode
+from heredity.merging._gram import Held
 from heredity.merging._open import configured, input_files, location, tokenized
 from heredity.merging.data import statistics_files
 from heredity.merging.engine import Facts, Merge, Target
 from heredity.merging.plan import Plan, output_dtype
 from heredity.tomlfile import to_toml
-from heredity.writer import CheckpointWriter, Planned, Shard, Written, write_shard
+from heredity.writer import CheckpointWriter, Fill, Planned, Shard, Written, write_shard
 
 LOCK, RECIPE = "heredity.lock.json", "heredity.toml"
 SCHEMA = 2  # of the lock
@@ -153,25 +154,25 @@ def check_agreed(merge: Merge, record: Mapping[str, Any], source: Path) -> None:
 def _write(merge: Merge, out: Path, progress: Progress | None, shard: Shard) -> Written:
     """Write one shard and what was found out about its tensors."""
     facts: dict[str, Facts] = {}
-    written = write_shard(out, shard, _maker(merge, facts, progress or (lambda name, nbytes: None)))
+    with threadpool_limits(1):  # the small products of samples: a second thread would only wait, at full load
+        written = write_shard(out, shard, _maker(merge, facts, progress or (lambda name, nbytes: None)))
     write_text(_facts_file(out, shard), json.dumps(facts))
     return written
 
 
 def _maker(
     merge: Merge, facts: dict[str, Facts], progress: Progress
-) -> Callable[[Planned], Iterator[ndarray]]:
+) -> Callable[[Planned], Iterator[ndarray | Fill]]:
     """Return what makes the bytes of a tensor and keeps its facts."""
-    plan = merge.plan
+    plan, held = merge.plan, Held()
 
-    def make(tensor: Planned) -> Iterator[ndarray]:
+    def make(tensor: Planned) -> Iterator[ndarray | Fill]:
         if tensor.name in plan.copied:
             progress(tensor.name, tensor.nbytes)
             yield plan.groups[plan.copied[tensor.name]].inputs[0].raw(tensor.name)
             return
         facts[tensor.name] = {}
-        for block in merge.blocks(tensor.name, facts[tensor.name]):
-            piece = encode(block, tensor.dtype)
+        for piece in merge.pieces(tensor.name, tensor.dtype, facts[tensor.name], held):
             progress(tensor.name, piece.nbytes)
             yield piece
 
