@@ -36,8 +36,9 @@ def agreed() -> pl.DataFrame:
 def test_what_is_lost_is_what_disappears() -> None:
     (alone,) = lineage.lost(edges(), NOTHING)
     assert alone.startswith(
-        "On average 62% of a parent's latents disappear in the child and 8% are undecided (another 10%"
+        "Of a parent's latents that can be judged (10% of those that fire do so too rarely), on average"
     )
+    assert "62% disappear in the child and 8% are undecided" in alone
     assert "64% have no match either: most of what looks lost is the SAE's choice" in alone
     (beside,) = lineage.lost(edges(), agreed())
     assert beside.endswith("Of the features that most seeds agree on, 45% vanish and 8% are undecided.")
@@ -79,7 +80,7 @@ def test_matchings_are_told_by_their_ceilings() -> None:
         "best partner 30.0% (50% of the ceiling), mutual best partners 10.0% (50% of the ceiling), one to one"
         in text
     )
-    assert text.endswith("At most 0.4% of the best matches are what chance would give.")
+    assert text.endswith("At most 0.40% of the best matches are what chance would give.")
     one_seed = pl.DataFrame(rows).with_columns(ceiling=pl.lit(None, pl.Float64))
     assert lineage.matchings(one_seed, 0.8) == []
 
@@ -150,7 +151,7 @@ def test_no_table_no_sentence(say: Any) -> None:
 def test_a_run_with_the_first_tables_only_has_its_findings(tmp_path: Path) -> None:
     settings = config()
     run = Run.open(tmp_path / "run", command="track", config={}, seed=0)
-    saes = {"variant": ["topk"], "fvu": [0.05], "l0": [32.0], "ce_recovered": [0.97]}
+    saes = {"variant": ["topk"], "fvu": [0.05], "l0": [32.0], "ce_recovered": [0.97], "dead_share": [0.31]}
     parts = {"kind": ["both", "left only", "right only", "neither"], "share": [0.2, 0.1, 0.1, 0.6]}
     run.write_table("saes", pl.DataFrame(saes))
     run.write_table("edges", pl.concat([edges(), edges(tau=0.5)]))
@@ -158,12 +159,17 @@ def test_a_run_with_the_first_tables_only_has_its_findings(tmp_path: Path) -> No
         merge=pl.lit("lua-verse"), left=pl.lit("lua"), right=pl.lit("verse"), floor=pl.lit(0.001), ceiling=pl.lit(0.35),
     ))  # fmt: skip
     run.write_table("universal", pl.DataFrame({"index": [0, 0, 1]}))
+    run.write_table("latents", pl.DataFrame({
+        "member": ["base"] * 12, "seed": [0] * 11 + [1], "firings": [0, 9, *([100] * 10)],
+        "rare": [False, True, *([False] * 10)],
+    }))  # fmt: skip
     told = findings(run, _Family(settings))  # type: ignore[arg-type]
     assert told.columns == ["order", "text", "section"]
     assert told["section"].to_list() == [
         "saes", "persistence", "persistence", "persistence", "inheritance", "features", "limits",
     ]  # fmt: skip
-    assert "2 features of base's first SAE are matched in all 4 members" in told["text"][5]
+    assert "31% of an SAE's latents never fire" in told["text"][0]
+    assert "2 features of base's first SAE are matched in all 4 members: 22.2% of those" in told["text"][5]
 
 
 class _Family:

@@ -13,7 +13,7 @@ PLAN = Plan(
     "saes", "How well the features explain the models", ("saes",), "the sparse autoencoders and their quality"
 )
 
-FVU_AIM, CE_AIM, L0_SPREAD = 0.10, 0.95, 0.20
+FVU_AIM, CE_AIM, L0_SPREAD, DEAD_MANY = 0.10, 0.95, 0.20, 0.10
 
 
 def values(view: View) -> dict[str, Any]:
@@ -28,6 +28,7 @@ def values(view: View) -> dict[str, Any]:
         "short": short.height,
         "aims": (FVU_AIM, CE_AIM),
         "uneven": _uneven(topk),
+        "dead": _dead(topk),
         "others": [v for v in table["variant"].unique(maintain_order=True) if v != "topk"],
         "curves": _curves(view) if view.has("sae_curve") else [],
     }
@@ -37,6 +38,12 @@ def _uneven(topk: pl.DataFrame) -> tuple[float, float] | None:
     """Return the least and largest L0 when they differ by more than a fifth: such SAEs do not compare."""
     low, high = (float(topk["l0"].min() or 0), float(topk["l0"].max() or 0)) if topk.height else (0.0, 0.0)  # type: ignore[arg-type]
     return (low, high) if high > (1 + L0_SPREAD) * low else None
+
+
+def _dead(topk: pl.DataFrame) -> tuple[float, float] | None:
+    """Return the least and the largest share of dead latents where it is large enough to be said."""
+    shares = topk["dead_share"].to_list()
+    return (min(shares), max(shares)) if shares and max(shares) > DEAD_MANY else None
 
 
 def _curves(view: View) -> list[Figure]:

@@ -26,7 +26,7 @@ def findings(run: Run, config: Tracked) -> pl.DataFrame:
         "persistence": lineage.edges(edges) + lineage.lost(edges, agreed),
         "consensus": lineage.consensus(_table(run, "consensus"), agreed, edges),
         "inheritance": lineage.inheritance(run.table("inheritance")),
-        "features": [lineage.universal(run.table("universal"), edges, config)],
+        "features": [lineage.universal(run.table("universal"), edges, run.table("latents"), config)],
         "matchings": lineage.matchings(_table(run, "matchings"), config.lineage.tau),
         "historical": lineage.historical(_table(run, "historical")),
         "ablation": meaning.ablation(_table(run, "ablation"), _table(run, "ablation_alike")),
@@ -84,10 +84,11 @@ def _quality(saes: pl.DataFrame) -> list[str]:
         if fvu <= FVU_GOAL and (recovered is None or recovered >= CE_GOAL)
         else f"short of the goal of {goal}: the curve over L0 shows what more latents per token would explain"
     )
+    silent = _number(topk["dead_share"].max())
     of_loss = "" if recovered is None else f" and recover at least {recovered:.1%} of the loss"
     return [
         f"The SAEs leave at most {fvu:.1%} of the variance unexplained at L0 = {_number(topk['l0'].mean()):.0f}"
-        f"{of_loss}, {verdict}."
+        f"{of_loss}, {verdict}. At most {silent:.0%} of an SAE's latents never fire on that text."
     ]
 
 

@@ -38,8 +38,11 @@ def lost(edges: pl.DataFrame, agreed: pl.DataFrame) -> list[str]:
     gone, unsure = _mean(edges["disappear"]), _mean(edges["undecided"])
     rare = _mean(edges["rare_parent"] / (edges["rare_parent"] + edges["n_parent"]))
     twin = 1 - _mean(edges["ceiling"])
-    seldom = f" (another {rare:.0%} fire too rarely to be judged)" if round(rare, 2) else ""
-    whole = f"On average {gone:.0%} of a parent's latents disappear in the child and {unsure:.0%} are undecided{seldom}"
+    seldom = f" ({rare:.0%} of those that fire do so too rarely)" if round(rare, 2) else ""
+    whole = (
+        f"Of a parent's latents that can be judged{seldom}, on average {gone:.0%} disappear in the child and "
+        f"{unsure:.0%} are undecided"
+    )
     if agreed.height:
         return [
             f"{whole}, but in a second SAE of the same model {twin:.0%} have no match either. Of the features that "
@@ -110,7 +113,7 @@ def matchings(table: pl.DataFrame, tau: float) -> list[str]:
     bound = (
         ""
         if false is None
-        else f" At most {_number(false):.1%} of the best matches are what chance would give."
+        else f" At most {_number(false):.2%} of the best matches are what chance would give."
     )
     return [
         f"Share of a parent's latents matched at r ≥ {tau:.2f}, by way of matching: {', '.join(parts)}.{bound}"
@@ -146,21 +149,23 @@ def inheritance(inheritance: pl.DataFrame) -> list[str]:
     return sentences
 
 
-def universal(universal: pl.DataFrame, edges: pl.DataFrame, config: Tracked) -> str:
+def universal(universal: pl.DataFrame, edges: pl.DataFrame, latents: pl.DataFrame, config: Tracked) -> str:
     """Say how many features are matched in all members.
 
     Args:
         universal: the table.
         edges: at the chosen τ.
+        latents: the table.
         config: of the study.
     """
     count = universal["index"].n_unique() if universal.height else 0
+    judged = latents.filter(pl.col("firings") > 0, ~pl.col("rare"), member=config.root, seed=0).height
     own = edges.filter(parent=config.root)
     # What is matched in all members is matched on each of the root's edges: the lower floor bounds its chance.
     chance = _number(own["floor"].min())
     return (
-        f"{count} features of {config.root}'s first SAE are matched in all {len(config.members)} members: "
-        f"{count / config.sae.latents:.1%} of its latents, where chance gives at most {chance:.1%} "
+        f"{count:,} features of {config.root}'s first SAE are matched in all {len(config.members)} members: "
+        f"{count / max(1, judged):.1%} of those that can be judged, where chance gives at most {chance:.1%} "
         f"and a second SAE of {config.root} finds {_number(own['ceiling_parent'].max()):.1%} again."
     )
 
