@@ -82,21 +82,51 @@ def add_agreeing(base, deltas, votes, weights, normalize, smallest, scale, out):
 
 
 @njit(cache=True, nogil=True)
-def sign_conflicts(deltas):  # type: ignore[no-untyped-def]
-    """Return how many elements of deltas float32[K, n] have both a positive and a negative entry."""
+def count_used(deltas, least, used):  # type: ignore[no-untyped-def]
+    """Count elements with a positive and a negative entry in deltas float32[K, n]; NaN has no sign.
+
+    Args:
+        deltas: float32[K, n].
+        least: float32; larger magnitudes are used.
+        used: int64[K], how many each row has is added.
+
+    Returns:
+        The number of elements.
+    """
+    if len(deltas) == 2:
+        return _count_pair(deltas[0], deltas[1], least, used)
     conflicts = 0
-    up = np.empty(_CHUNK, np.bool_)
-    down = np.empty(_CHUNK, np.bool_)
+    low, high = np.empty(_CHUNK, np.float32), np.empty(_CHUNK, np.float32)
     for start in range(0, deltas.shape[1], _CHUNK):
         size = min(deltas.shape[1], start + _CHUNK) - start
         for i in range(size):
-            up[i] = False
-            down[i] = False
+            low[i] = high[i] = np.float32(0)
         for k in range(deltas.shape[0]):
-            delta = deltas[k][start : start + size]
+            delta, count = deltas[k][start : start + size], np.int32(0)
             for i in range(size):
-                up[i] |= delta[i] > 0
-                down[i] |= delta[i] < 0
+                count += np.int32(not abs(delta[i]) <= least)
+                high[i] = delta[i] if delta[i] > high[i] else high[i]
+                low[i] = delta[i] if delta[i] < low[i] else low[i]
+            used[k] += count
+        both = np.int32(0)
         for i in range(size):
-            conflicts += up[i] and down[i]
+            both += np.int32(high[i] > 0) & np.int32(low[i] < 0)
+        conflicts += both
+    return conflicts
+
+
+@njit(cache=True, nogil=True)
+def _count_pair(a, b, least, used):  # type: ignore[no-untyped-def]
+    """Do the same for two rows, without anything between: half the time."""
+    conflicts = 0
+    for start in range(0, a.size, _CHUNK):
+        x, y = a[start : start + _CHUNK], b[start : start + _CHUNK]
+        used_a = used_b = both = np.int32(0)
+        for i in range(x.size):
+            used_a += np.int32(not abs(x[i]) <= least)
+            used_b += np.int32(not abs(y[i]) <= least)
+            both += np.int32(min(x[i], y[i]) < 0) & np.int32(max(x[i], y[i]) > 0)
+        used[0] += used_a
+        used[1] += used_b
+        conflicts += both
     return conflicts

@@ -62,6 +62,9 @@ class TensorBlocks(Protocol):
 
     def __iter__(self) -> Iterator[Block]: ...
 
+    def sample(self) -> Block:
+        """Return some elements of all inputs, from evenly spaced places."""
+
 
 class Method(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A way to merge: its fields are the recipe's keys, the schema, the table in the docs and the card."""

@@ -8,10 +8,11 @@ from jaxtyping import Float32
 from msgspec import field
 from numpy import ndarray
 
-from heredity.kernels.consensus import add_agreeing, add_all, sign_conflicts
+from heredity.kernels.consensus import add_agreeing, add_all
 from heredity.kernels.masks import l1_and_count
 from heredity.merging._method import Block, ElementMethod, Inputs, PerModel, TensorBlocks
 from heredity.merging._sparsify import Band, Everything, Sparsifier, resolve
+from heredity.merging._tally import Tally
 from heredity.seeds import key
 
 _NEGLIGIBLE = 1e-7  # an L1 norm below it is not rescaled to or from
@@ -24,19 +25,12 @@ class Thinning:
         self.thin = thin
         self.factors = np.ones(len(thin), np.float32)
         self.seen = np.zeros((len(thin), 2), np.int64)  # ties met so far, see `Between`
-        self.kept = np.zeros(len(thin), np.int64)  # elements of each task vector that are used
-        self.conflicts = 0  # elements whose signs differ among those used
-        self.elements = 0
+        self.tally = Tally(len(thin))
 
     @property
     def facts(self) -> dict[str, Any]:
         """Share of each task vector used, share of elements with a sign conflict, rescaling of each model."""
-        size = max(self.elements, 1)
-        return {
-            "kept": [int(kept) / size for kept in self.kept],
-            "sign_conflicts": self.conflicts / size,
-            "rescaled": [float(factor) for factor in self.factors],
-        }
+        return {**self.tally.facts, "rescaled": [float(factor) for factor in self.factors]}
 
 
 class SparseMethod(ElementMethod, frozen=True, kw_only=True):
@@ -83,7 +77,7 @@ class SparseMethod(ElementMethod, frozen=True, kw_only=True):
             thin.thin(model, block.start, seen)
             if factor != 1:
                 np.multiply(model, factor, out=model)
-        _count(survey, block)
+        survey.tally.count(block)
         weights = self.per_model("weight", len(block.models)).astype(np.float32)
         out, scale = np.empty_like(block.base), np.float32(self.lambda_)
         if self.consensus:
@@ -95,14 +89,6 @@ class SparseMethod(ElementMethod, frozen=True, kw_only=True):
             scale = np.float32(self.lambda_ / weights.sum())
         add_all(block.base, block.models, weights, scale, out)
         return out
-
-
-def _count(found: Thinning, block: Block) -> None:
-    if block.start == 0:
-        found.kept[:], found.conflicts, found.elements = 0, 0, 0
-    found.kept += [l1_and_count(model)[1] for model in block.models]
-    found.conflicts += sign_conflicts(block.models)
-    found.elements += len(block.base)
 
 
 def _match_l1(found: Thinning, blocks: TensorBlocks) -> None:

@@ -9,7 +9,7 @@ from numpy import ndarray
 
 from heredity.errors import ConfigError
 from heredity.kernels.masks import keep_at_random, keep_between, keep_by_rank
-from heredity.kernels.select import DIGITS, count_high, count_low, descend
+from heredity.merging._ends import End, Found, magnitudes
 from heredity.merging._method import TensorBlocks
 
 _LARGEST = 0x7FFFFFFF
@@ -116,36 +116,17 @@ def at_random_by_rank(density: float, epsilon: float, width: int, draw_key: int)
 
 
 def resolve(asked: Sequence[Sparsifier | Band], blocks: TensorBlocks) -> list[Sparsifier]:
-    """Replace every band of ranks by its exact ends, in two counting passes over the tensor."""
+    """Replace every band of ranks by its exact ends, in a pass or two over the tensor."""
     bands = {i: band for i, band in enumerate(asked) if isinstance(band, Band)}
-    if not bands:
-        return [thin for thin in asked if not isinstance(thin, Band)]
-    tops = {i: np.zeros(DIGITS // 2, np.int64) for i in bands}
-    for block in blocks:
-        for i, counts in tops.items():
-            count_high(np.subtract(block.models[i], block.base, out=block.models[i]), counts)
-    # of both ends of each band, counted from the top: first digit, and rank within it
-    ends = {
-        i: [descend(tops[i], rank) for rank in (b.skipped, b.skipped + b.taken - 1)] for i, b in bands.items()
-    }
-    lows = {(i, digit): np.zeros(DIGITS, np.int64) for i, pair in ends.items() for digit, _ in pair}
-    for block in blocks:
-        for i in bands:
-            np.subtract(block.models[i], block.base, out=block.models[i])
-        for (i, digit), counts in lows.items():
-            count_low(block.models[i], digit, counts)
+    lasts = {i: End(i, band.skipped + band.taken - 1) for i, band in bands.items()}
+    firsts = {i: End(i, band.skipped) for i, band in bands.items() if band.skipped}
+    ends = magnitudes([*lasts.values(), *firsts.values()], blocks) if bands else {}
     found: list[Sparsifier] = []
     for i, thin in enumerate(asked):
         if isinstance(thin, Band):
-            high, low = (_end(digit, rank, lows[i, digit]) for digit, rank in ends[i])
-            skips = thin.skipped > 0
-            found.append(Between(low[0], high[0] if skips else _LARGEST, low[1] + 1, high[1] if skips else 0))
+            low = ends[lasts[i]]
+            high = ends[firsts[i]] if thin.skipped else Found(_LARGEST, 0)
+            found.append(Between(low.bits, high.bits, low.within + 1, high.within))
         else:
             found.append(thin)
     return found
-
-
-def _end(digit: int, rank: int, counts: Int64[ndarray, "digits"]) -> tuple[int, int]:
-    """Return the bits of the element at a rank within a top digit, and its rank among its equals."""
-    lower, within = descend(counts, rank)
-    return digit << 16 | lower, within

@@ -12,7 +12,15 @@ from numpy import ndarray
 
 from heredity.kernels.elementwise import average_touching, count_touching
 from heredity.merging._method import Block, ElementMethod, Inputs, TensorBlocks
-from heredity.merging.ram import Moved
+from heredity.merging._tally import Tally
+
+
+class Moved(Tally):
+    """The tally, and the scale of each model's unique changes."""
+
+    def __init__(self, scales: Float32[ndarray, "models"]) -> None:
+        super().__init__(len(scales))
+        self.scales = scales
 
 
 class RamplusTl(ElementMethod, frozen=True, kw_only=True):
@@ -31,14 +39,12 @@ class RamplusTl(ElementMethod, frozen=True, kw_only=True):
             np.subtract(block.models, block.base, out=block.models)
             count_touching(block.models, np.float32(self.epsilon), unique, shared)
         ratio = shared / np.maximum(unique, self.epsilon if self.epsilon > 0 else 1.0)
-        found = Moved(len(blocks.models))
-        found.scales = np.asarray(1 + self.r * np.clip(ratio, 0, self.alpha), np.float32)
-        return found
+        return Moved(np.asarray(1 + self.r * np.clip(ratio, 0, self.alpha), np.float32))
 
     def combine(self, survey: Moved, block: Block) -> Float32[ndarray, "n"]:
         """Return the base plus the averaged changes."""
         np.subtract(block.models, block.base, out=block.models)
-        survey.count(block, np.float32(self.epsilon))
+        survey.count(block, self.epsilon)
         out = np.empty_like(block.base)
         average_touching(block.base, block.models, np.float32(self.epsilon), survey.scales, out)
         return out

@@ -10,11 +10,12 @@ from jaxtyping import Float32
 from msgspec import Meta
 from numpy import ndarray
 
-from heredity.kernels.consensus import add_agreeing, sign_conflicts
+from heredity.kernels.consensus import add_agreeing
 from heredity.kernels.elementwise import variance
 from heredity.kernels.masks import keep_between
 from heredity.kernels.select import DIGITS, count_high, count_low, descend
 from heredity.merging._method import Block, ElementMethod, Inputs, TensorBlocks
+from heredity.merging._tally import Tally
 
 _LARGEST = 0x7FFFFFFF
 
@@ -26,17 +27,12 @@ class Selection:
         self.low, self.quota = low, quota
         self.seen = np.zeros(2, np.int64)
         self.weights = np.empty(0, np.float32)
-        self.kept, self.conflicts, self.elements = np.zeros(0, np.int64), 0, 0
+        self.tally = Tally(0)
 
     @property
     def facts(self) -> dict[str, Any]:
         """Share of each task vector that is used and not 0, share of elements with a sign conflict, weights."""
-        size = max(self.elements, 1)
-        return {
-            "kept": [int(kept) / size for kept in self.kept],
-            "sign_conflicts": self.conflicts / size,
-            "weights": [float(weight) for weight in self.weights],
-        }
+        return {**self.tally.facts, "weights": [float(weight) for weight in self.weights]}
 
 
 class Sce(ElementMethod, frozen=True, kw_only=True):
@@ -54,12 +50,10 @@ class Sce(ElementMethod, frozen=True, kw_only=True):
         """Find the threshold of the variance, then the models' weights."""
         selection = self._threshold(blocks) if self.select_topk < 1 else Selection(0, 0)
         squares = np.zeros(len(blocks.models))
-        selection.kept, selection.elements = np.zeros(len(blocks.models), np.int64), blocks.size
+        selection.tally = Tally(len(blocks.models))
         for block in blocks:
             self._select(selection, block)
             squares += np.square(block.models, dtype=np.float64).sum(axis=1)
-            selection.kept += np.count_nonzero(block.models, axis=1)
-            selection.conflicts += sign_conflicts(block.models)
         squares /= max(blocks.size, 1)
         total = squares.sum()
         shares = np.full(len(squares), 1 / len(squares)) if total < 1e-6 else squares / total
@@ -69,6 +63,7 @@ class Sce(ElementMethod, frozen=True, kw_only=True):
     def combine(self, survey: Selection, block: Block) -> Float32[ndarray, "n"]:
         """Return the base plus the weighted mean of the agreeing changes."""
         self._select(survey, block)
+        survey.tally.count(block)
         out, votes = np.empty_like(block.base), np.ones(len(block.models), np.float32)
         smallest, scale = np.float32(1e-6), np.float32(1)
         add_agreeing(block.base, block.models, votes, survey.weights, True, smallest, scale, out)
