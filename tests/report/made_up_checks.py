@@ -132,7 +132,7 @@ def _meaning(members: list[str], rng: np.random.Generator) -> dict[str, pl.DataF
             statistics.append(who | {
                 "firings": 20 if latent == 0 else 431, "top_shares": [0.9 if latent < 15 else 0.2],
                 "rate_tokens": [" x"], "rates": [0.8], "token_entropy": float(np.log(1 + latent % 9)),
-                "context_position": 7.0, "context_excess": 0.2 if latent < 6 else 0.0, "document_excess": 0.01,
+                "context_position": 7.0, "context_excess": 0.2 if latent < 6 else 0.0, "document_early_share": 0.01,
             })  # fmt: skip
             effects.append(who | {
                 "promoted": [" a"], "suppressed": [" b"], "observed": 0.4 + 0.01 * latent, "observed_null": 0.0,

@@ -74,7 +74,7 @@ def many_features(folder: Path, latents: int, seed: int = 0) -> Run:
             "rate_tokens": [row[:4] for row in top], "rates": rng.random((latents, 4)).tolist(),
             "context_excess": rng.random(latents) * 0.2, "context_position": rng.random(latents) * 64,
             "firings": firings, "top_shares": rng.random((latents, 1)).tolist(),
-            "token_entropy": 4 * rng.random(latents), "document_excess": rng.random(latents) * 0.2,
+            "token_entropy": 4 * rng.random(latents), "document_early_share": rng.random(latents),
         }))  # fmt: skip
     for name, parts in tables.items():
         run.write_table(name, pl.concat(parts))

@@ -62,6 +62,14 @@ def test_findings_stand_with_the_section_that_has_their_numbers(html: str) -> No
     assert html.count('<dt><a href="#persistence">') == 1
 
 
+def test_findings_of_an_older_run_are_a_plain_list(tables: frozenset[str], tmp_path: Path) -> None:
+    run = made_up_run(tmp_path / "run", only=tuple(tables))
+    run.write_table("findings", run.table("findings").drop("section"))
+    html = feature_page.draw(run)
+    assert "<dl" not in html
+    assert "On every edge 18 to 33 % of features persist" in text_of(html, "found")
+
+
 def test_each_matching_has_its_own_floor_ceiling_and_false_discoveries(html: str) -> None:
     text = text_of(html, "matchings")
     for name, row in (

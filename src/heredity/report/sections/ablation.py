@@ -33,7 +33,7 @@ def values(view: View) -> dict[str, Any]:
         "all": ALL,
         "edges": _sets(table.filter(pl.col("kind") != "latent")),
         "singles": single.height,
-        "slight": float((single["loss_change"].abs() < SLIGHT).mean() or 0.0) if single.height else None,
+        "slight": single.filter(pl.col("loss_change").abs() < SLIGHT).height / max(1, single.height),
         "slight_limit": SLIGHT,
         "dearest": [
             {**row, "domains": costs[row["member"], row["latent"]]} for row in dearest.iter_rows(named=True)

@@ -46,7 +46,9 @@ def _figure(edges: pl.DataFrame, table: pl.DataFrame) -> Figure:
     ])  # fmt: skip
     return Figure(
         name="historical-shares",
-        plot=share_figures.between(rows, x="latents that “persist”, %", chance="the same, child shifted"),
+        plot=share_figures.between(
+            rows, x="latents that “persist”, %", chance="the same, child shifted", below=0.1
+        ),
         caption="Share of the parent's latents that persist by either rule, between each member's first SAE, and what "
         "the same rule counts when the child's codes are shifted so that nothing is shared token by token.",
         numbers=table,

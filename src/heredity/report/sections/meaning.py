@@ -49,7 +49,7 @@ def _statistics(table: pl.DataFrame, least: int) -> list[dict[str, Any]]:
             tokens_high=pl.col("token_entropy").exp().quantile(0.75),
             one_token=(first_share >= 0.5).mean(),
             context=(pl.col("context_excess") >= PLACED).mean(),
-            document=(pl.col("document_excess") >= PLACED).mean(),
+            start=(pl.col("document_early_share") >= 0.5).mean(),
         )
         .to_dicts()
     )
