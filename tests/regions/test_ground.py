@@ -1,15 +1,17 @@
 """A place poured into the live model is that model: ends exactly, steps of their length, overflow named."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
 torch = pytest.importorskip("torch")
 
 from heredity.checkpoint import Checkpoint  # noqa: E402
 from heredity.corpora.labelled import read_task  # noqa: E402
-from heredity.errors import ConfigError, MismatchError  # noqa: E402
+from heredity.errors import CheckpointError, ConfigError, MismatchError  # noqa: E402
 from heredity.family import Family  # noqa: E402
 from heredity.models.batches import encode_task  # noqa: E402
 from heredity.models.classifier import load_encoder  # noqa: E402
@@ -238,3 +240,27 @@ def test_strangers_are_refused(films: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="one member"):
         Ground.open(Family.of({"base": films / "base"}, base="base"), kind="encoder")
     assert Checkpoint.open(films / "a").tensors.keys() == Checkpoint.open(films / "base").tensors.keys()
+
+
+def test_a_member_of_other_tokens_or_with_nan_is_refused(films: Path, tmp_path: Path) -> None:
+    for name in ("renumbered", "broken"):
+        shutil.copytree(films / "a", tmp_path / name)
+    words = tmp_path / "renumbered" / "tokenizer.json"
+    words.write_text(words.read_text().replace('"good":5', '"good":6').replace('"bad":6', '"bad":5'))
+    weights = load_file(tmp_path / "broken" / "model.safetensors")
+    weights["encoder.layer.0.output.dense.bias"][3] = np.nan
+    save_file(weights, tmp_path / "broken" / "model.safetensors", metadata={"format": "pt"})
+    for name, error, what in (
+        ("renumbered", MismatchError, "numbers its tokens in another way"),
+        ("broken", CheckpointError, "1 of 16 elements are NaN or infinite"),
+    ):
+        family = Family.of({"base": films / "base", name: tmp_path / name}, base="base")
+        with pytest.raises(error, match=what) as found:
+            Ground.open(family, kind="encoder")
+        assert "--allow-nonfinite" not in found.value.hint
+    with pytest.raises(ConfigError, match="not a causal language model"):
+        Ground.open(Family.of({n: films / n for n in ("base", "a")}, base="base"), kind="lm")
+    task = read_task(str(films / "films"))
+    with pytest.raises(CheckpointError, match=r"0\.output\.dense\.bias holds NaN"):
+        finetune(tmp_path / "broken", task, tmp_path / "out", FineTuning(max_tokens=16))
+    assert not (tmp_path / "out").exists()

@@ -156,10 +156,24 @@ def test_what_cannot_be_measured_is_refused(
     assert run(["path", "films-0", "films-0", "--family", file, *data(family), *out]) == 2
     assert run(["path", "films-0", "absent", "--family", file, *data(family), *out]) == 2
     assert run(["path", "films-0", "tints-0", "--family", file, *data(family), *out, "--move", "all"]) == 2
+    assert not (tmp_path / "x").exists()
     assert run(["region", file, "--by", "colour", *data(family), *out]) == 2
     assert "labels: data, seed" in capsys.readouterr().err
     assert run(["region", file, *data(family), *out, "--set", "sampels=3"]) == 2
     assert "sampels" in capsys.readouterr().err
+    words = ["path", "films-0", "tints-0", "--family", file, *out]
+    for more, what in (
+        ([*data(family), *data(family)[:2]], "two sets are called films"),
+        ([*data(family), "--dtype", "float17"], "float17"),
+        (["--text", str(family / "nowhere")], "no such file"),
+        (["--data", str(family / "nowhere")], "no .jsonl"),
+    ):
+        assert run([*words, *more]) in (1, 2)
+        assert what in capsys.readouterr().err
+    assert not (tmp_path / "x").exists()  # all of that is said before anything is written
+    for more, what in ((["--move", "layers>=7"], "no such tensor"), (["--extrapolate", "nan"], "α = nan")):
+        assert run([*words, *data(family), *more, "--overwrite"]) == 2
+        assert what in capsys.readouterr().err
     labels = [*data(family), "--own-heads", "-o", str(tmp_path / "y"), "-q"]
     assert run(["path", "films-0", "tints-0", "--family", file, *labels]) == 3
     assert "labels, not those of" in capsys.readouterr().err

@@ -11,7 +11,7 @@ torch = pytest.importorskip("torch")
 
 from heredity.cli._main import run  # noqa: E402
 from heredity.corpora.labelled import read_task  # noqa: E402
-from heredity.errors import ConfigError  # noqa: E402
+from heredity.errors import ConfigError, StoreError  # noqa: E402
 from heredity.family import Family, Member  # noqa: E402
 from heredity.models.batches import encode_task  # noqa: E402
 from heredity.models.classifier import load_encoder  # noqa: E402
@@ -70,12 +70,14 @@ def test_candidates_are_the_base_the_members_and_their_means(root: Path, ground:
     without = next(c.place.point for c in found if c.kind == "leave-one-out")
     assert without.members == ("tints-0", "tints-1")
     assert kin_weights(ground, ground.members).sum() == pytest.approx(1)
-    assert usable(family, ground, ["films"]) == ["tints-0", "tints-1"]
-    assert usable(family, ground, ["films-0"]) == ["films-1", "tints-0", "tints-1"]
+    assert usable(family, ["films"]) == ["tints-0", "tints-1"]
+    assert usable(family, ["films-0"]) == ["films-1", "tints-0", "tints-1"]
     with pytest.raises(ConfigError, match="no member and no label"):
-        usable(family, ground, ["cars"])
+        usable(family, ["cars"])
     with pytest.raises(ConfigError, match="1 members to start from"):
         candidates(ground, ["films-0"])
+    with pytest.raises(ConfigError, match="0 members to start from"):
+        usable(family, ["films", "tints"])
 
 
 def test_a_share_of_the_budget_takes_epochs_first_then_rows(root: Path) -> None:
@@ -205,6 +207,40 @@ def test_language_models_start_too(tmp_path: Path, capsys: pytest.CaptureFixture
     assert run(words) == 0
     made = json.loads(capsys.readouterr().out)
     assert Path(made["start"], "model.safetensors").exists()
+
+
+def test_what_cannot_start_is_refused_before_a_folder_is_made(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_task(root, "couples", pairs=True, rows=40)
+    out, file = tmp_path / "out", str(root / "family.toml")
+    task = ["--task", str(root / "next"), "--max-tokens", "16", "-q"]
+    for words, what in (
+        ([*task, "--leave-out", "cars"], "no member and no label"),
+        ([*task, "--leave-out", "films", "--leave-out", "tints"], "0 members to start from"),
+        ([*task, "--budget", "10"], "less than one pass"),
+        ([*task, "--dtype", "float17"], "float17"),
+        ([*task, "--set", "method=full"], "--set method"),
+        (["--task", str(root / "couples"), "--as", "lm"], "no head for pairs"),
+    ):
+        assert run(["start", file, "-o", str(out), *words]) == 2
+        assert what in capsys.readouterr().err
+        assert not out.exists()
+    assert run(["start", file, "-o", str(out), *task, "--as", "lm"]) == 2
+    assert "is not a causal language model" in capsys.readouterr().err
+
+
+def test_a_start_needs_rows_and_a_finite_loss(root: Path, ground: Ground) -> None:
+    words = tokenizer(root / "base")
+    data = encode_task(read_task(str(root / "next")), words, max_tokens=16)
+    found = candidates(ground, ground.members)
+    wild = FineTuning(learning_rate=1e30, epochs=1, batch=8, max_tokens=16)
+    settings = StartSettings(proxy_rows=40, finalists=2, rungs=1)
+    with pytest.raises(StoreError, match="kept a finite loss"):
+        find_start(ground, found, data, wild, settings, seed=0, tokenizer=words)
+    few = encode_task(read_task(str(root / "next"), limit=5), words, max_tokens=16)
+    with pytest.raises(ConfigError, match="5 training rows are too few"):
+        find_start(ground, found, few, TUNING, settings, seed=0, tokenizer=words)
 
 
 def test_paired_intervals_hold_the_difference() -> None:

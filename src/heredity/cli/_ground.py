@@ -62,22 +62,47 @@ class Measured(NamedTuple):
             "text": None if self.text is None else str(self.text),
         }
 
-    def metrics(self, ground: Any, *, seed: int) -> list[Any]:
-        """Return the metrics that the options ask for."""
+    def read(self, *, seed: int) -> list[Any]:
+        """Return the labelled tasks, or the one token stream: what is wrong with them is said before all else.
+
+        Raises:
+            ConfigError: two sets have one name, or there is no such dtype.
+            CorpusError: a set cannot be read.
+        """
         from heredity.corpora.labelled import read_task
         from heredity.corpora.tokens import TokenStream
+        from heredity.errors import ConfigError
+        from heredity.models.load import dtype_of
+
+        _ = self.kind
+        dtype_of(self.dtype)
+        if self.text is not None:
+            return [TokenStream.open(self.text)]
+        tasks = [
+            read_task(ref, seed=seed).sample(
+                train=self.rows, validation=max(2, self.rows // 2), test=self.rows, seed=seed
+            )
+            for ref in self.data
+        ]
+        names = [task.name for task in tasks]
+        twice = next((name for n, name in enumerate(names) if name in names[:n]), None)
+        if twice is not None:
+            raise ConfigError(
+                f"--data: two sets are called {twice}", "give each set once, under its own name"
+            )
+        return tasks
+
+    def metrics(self, ground: Any, read: list[Any]) -> list[Any]:
+        """Return the metrics that the options ask for, over what `read` gave."""
         from heredity.models.batches import context_of, encode_task
         from heredity.models.load import tokenizer
         from heredity.regions.metrics import Generalised, LmLoss, own_heads
 
         if self.text is not None:
-            return [LmLoss(TokenStream.open(self.text))]
+            return [LmLoss(stream) for stream in read]
         words, context = tokenizer(ground.checkpoints[ground.base].path), context_of(ground.model)
         found: list[Any] = []
-        for ref in self.data:
-            task = read_task(ref, seed=seed).sample(
-                train=self.rows, validation=max(2, self.rows // 2), test=self.rows, seed=seed
-            )
+        for task in read:
             encoded = encode_task(task, words, max_tokens=self.max_tokens, context=context)
             if self.own_heads:
                 folders = {name: ground.checkpoints[name].path for name in ground.members}
@@ -101,8 +126,8 @@ def measured_on(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def survey(
-    run: Any, family: Any, measured: Measured, work: Callable[[Any, list[Any]], Sequence[str]], *,
-    device: str, jobs: int, seed: int, members: Sequence[str] | None = None,
+    run: Any, family: Any, measured: Measured, read: list[Any], work: Callable[[Any, list[Any]], Sequence[str]], *,
+    device: str, jobs: int, members: Sequence[str] | None = None,
 ) -> list[str]:  # fmt: skip
     """Open the ground, let `work` measure on it what the options ask for, draw the page; return the findings."""
     from heredity.regions.ground import Ground
@@ -113,7 +138,7 @@ def survey(
         ground = Ground.open(
             family, kind=measured.kind, folder=folder, members=members, device=device, jobs=jobs
         )
-        metrics = measured.metrics(ground, seed=seed)
+        metrics = measured.metrics(ground, read)
         findings = _finish(run, work(ground, metrics), metrics)
         ground.close()
         write_report(run)

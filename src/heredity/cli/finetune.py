@@ -55,8 +55,11 @@ def command(
     from heredity.models.finetune import finetune
     from heredity.models.tuning import FineTuning
 
+    asked = overrides(settings)
+    if "method" in asked:
+        raise ConfigError("--set method: is an option of its own", "--method")
     try:
-        config = msgspec.convert({"method": method} | overrides(settings), FineTuning)
+        config = msgspec.convert({"method": method} | asked, FineTuning)
         columns = msgspec.convert(overrides(fields), Fields)
     except msgspec.ValidationError as error:
         raise ConfigError(

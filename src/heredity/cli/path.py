@@ -49,7 +49,7 @@ def command(
     from heredity.regions.place import selection
     from heredity.run import Run
 
-    _ = measured.kind  # refused before a file is opened
+    read = measured.read(seed=seed)  # what cannot be measured is refused before a folder is made
     for part in move:
         selection(part)
     settings = PathSettings(steps=steps, extrapolate=extrapolate, edge_steps=edge_steps, move=move)
@@ -61,10 +61,10 @@ def command(
     }  # fmt: skip
     run = Run.open(folder, command="path", config=config, seed=seed, resume=resume, overwrite=overwrite)
     findings = _ground.survey(
-        run, family, measured,
+        run, family, measured, read,
         lambda ground, metrics: walk_path(
             run, ground, metrics, names[0], names[1], settings, say=lambda line: _options.say(line, quiet=quiet)
         ),
-        device=device, jobs=jobs, seed=seed, members=names,
+        device=device, jobs=jobs, members=names,
     )  # fmt: skip
     _ground.tell(run, findings, as_json=as_json, tables=["barriers"])

@@ -43,7 +43,7 @@ def command(
     from heredity.regions.surface import survey_plane
     from heredity.run import Run
 
-    _ = measured.kind  # refused before a file is opened
+    read = measured.read(seed=seed)  # what cannot be measured is refused before a folder is made
     family, names = of_two_or_more([a, b, c], file)
     folder = out or Path("runs") / f"plane-{'-'.join(names)}"
     config = {
@@ -52,11 +52,11 @@ def command(
     }  # fmt: skip
     run = Run.open(folder, command="plane", config=config, seed=seed, resume=resume, overwrite=overwrite)
     findings = _ground.survey(
-        run, family, measured,
+        run, family, measured, read,
         lambda ground, metrics: survey_plane(
             run, ground, metrics, (names[0], names[1], names[2]), steps=steps, margin=margin,
             say=lambda line: _options.say(line, quiet=quiet),
         ),
-        device=device, jobs=jobs, seed=seed,
+        device=device, jobs=jobs,
     )  # fmt: skip
     _ground.tell(run, findings, as_json=as_json)

@@ -40,12 +40,15 @@ def command(
     from heredity.errors import ConfigError
     from heredity.family import Family, plain
     from heredity.regions.edges import EdgeSettings
-    from heredity.regions.region import RegionSettings, survey_region
+    from heredity.regions.region import RegionSettings, labelled, survey_region
     from heredity.run import Run
 
-    _ = measured.kind  # refused before a file is opened
+    read = measured.read(seed=seed)  # what cannot be measured is refused before a folder is made
     family = Family.load(file)
+    labelled(family, by)
     asked = overrides(settings)
+    if "by" in asked:
+        raise ConfigError("--set by: is an option of its own", "--by LABEL")
     far = {name: asked.pop(name) for name in list(asked) if name in EdgeSettings.__struct_fields__}
     try:
         chosen = msgspec.convert({"by": by} | asked, RegionSettings)
@@ -59,11 +62,11 @@ def command(
     }  # fmt: skip
     run = Run.open(folder, command="region", config=config, seed=seed, resume=resume, overwrite=overwrite)
     findings = _ground.survey(
-        run, family, measured,
+        run, family, measured, read,
         lambda ground, metrics: survey_region(
             run, family, ground, metrics, chosen, edges, unit=unit,
             say=lambda line: _options.say(line, quiet=quiet),
         ),
-        device=device, jobs=jobs, seed=seed,
+        device=device, jobs=jobs,
     )  # fmt: skip
     _ground.tell(run, findings, as_json=as_json, tables=["separation"])

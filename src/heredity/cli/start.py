@@ -60,15 +60,19 @@ def command(
     from heredity.corpora.labelled import read_task
     from heredity.errors import ConfigError
     from heredity.family import Family, plain
-    from heredity.models.load import tokenizer
+    from heredity.models.load import dtype_of, tokenizer
     from heredity.models.tuning import FineTuning
+    from heredity.regions.candidates import usable
     from heredity.regions.ground import Ground
     from heredity.regions.start import StartSettings
-    from heredity.regions.starting import choose_start
+    from heredity.regions.starting import choose_start, within
     from heredity.report import write_report
     from heredity.run import Run
 
     asked = overrides(settings)
+    twice = next((name for name in ("method", "max_tokens") if name in asked), None)
+    if twice:
+        raise ConfigError(f"--set {twice}: is an option of its own", f"--{twice.replace('_', '-')}")
     search = {name: asked.pop(name) for name in list(asked) if name in StartSettings.__struct_fields__}
     try:
         chosen = msgspec.convert(search, StartSettings)
@@ -78,7 +82,15 @@ def command(
     if config.layers is not None:
         raise ConfigError("layers of a start are not cut", "leave `layers` out")
     family = Family.load(file)
+    members = usable(family, leave_out)
     data = read_task(task, labelled=kind == "classify", limit=limit, seed=seed)
+    dtype_of(dtype)
+    if kind == "lm" and data.train.pairs is not None:
+        raise ConfigError(
+            f"{data.name}: pairs of texts, and a language model as it stands has no head for pairs",
+            "--as classify puts a head on it",
+        )
+    config = within(config, budget, len(data.train))
     folder = out or Path("runs") / f"start-{family.name}-{data.name}"
     record = {
         "family": str(file), "task": task, "as": kind, "budget": budget, "limit": limit, "leave_out": list(leave_out),
@@ -92,7 +104,7 @@ def command(
         )  # fmt: skip
         words = tokenizer(ground.checkpoints[ground.base].path)
         findings = choose_start(
-            run, family, ground, data, config, chosen, budget=budget, left_out=leave_out, dtype=dtype, tokenizer=words,
+            run, family, ground, data, config, chosen, members=members, dtype=dtype, tokenizer=words,
             say=lambda line: _options.say(line, quiet=quiet),
         )  # fmt: skip
         ground.close()

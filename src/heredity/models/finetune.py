@@ -91,6 +91,11 @@ def finetune(
         if kind == "classify"
         else _language_model(source, config, device)
     )
+    lost = next((n for n, p in live.named_parameters() if not bool(p.isfinite().all())), None)
+    if lost is not None:
+        raise CheckpointError(
+            f"{source.path}: tensor {lost} holds NaN or infinity", "start from another model"
+        )
     encoded = encode_task(
         task, tokenizer(source.path), max_tokens=config.max_tokens, context=context_of(live)
     )
@@ -139,13 +144,14 @@ def check_kind(kind: Kind, task: LabelledTask, source: Checkpoint) -> None:
             f"{task.name}: pairs of texts, and {source.name} as a language model has no head for pairs",
             "--as classify puts a head on it",
         )
-    if kind == "lm" and not _is_lm(source):
+    if kind == "lm" and not is_lm(source):
         raise ConfigError(f"{source.path}: is not a causal language model", "--as classify needs labels")
     if kind == "classify" and not task.labels:
         raise ConfigError(f"{task.name}: no labels to classify by", "--as lm trains on texts alone")
 
 
-def _is_lm(source: Checkpoint) -> bool:
+def is_lm(source: Checkpoint) -> bool:
+    """Say whether a checkpoint's configuration names a causal language model."""
     return any(
         str(a).endswith(("ForCausalLM", "LMHeadModel")) for a in source.config.get("architectures") or ()
     )

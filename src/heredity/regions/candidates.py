@@ -94,18 +94,23 @@ def representatives(found: Sequence[Candidate]) -> list[Candidate]:
     return [chosen[number] for number in sorted(chosen)]
 
 
-def usable(family: Family, ground: Ground, left_out: Sequence[str]) -> list[str]:
+def usable(family: Family, left_out: Sequence[str]) -> list[str]:
     """Return the members without those that are named, or of which a label has a value that is named.
 
     Raises:
-        ConfigError: a name that no member and no label has.
+        ConfigError: a name that no member and no label has, or fewer than two members are left.
     """
     known: Mapping[str, set[str]] = {
-        m.name: {m.name, *map(str, m.labels.values())} for m in family.members if m.name in ground.members
+        m.name: {m.name, *map(str, m.labels.values())}
+        for m in family.members
+        if family.base is None or m.name != family.base.name
     }
     for name in left_out:
         if not any(name in names for names in known.values()):
             raise ConfigError(
                 f"--leave-out {name}: no member and no label is called so", f"members: {', '.join(known)}"
             )
-    return [member for member, names in known.items() if not names & set(left_out)]
+    found = [member for member, names in known.items() if not names & set(left_out)]
+    if len(found) < 2:
+        raise ConfigError(f"{len(found)} members to start from", "a choice needs two members or more")
+    return found

@@ -19,10 +19,12 @@ from jaxtyping import Float64
 from heredity.checkpoint import Checkpoint
 from heredity.coverage import match_names
 from heredity.digests import sha256_of
-from heredity.errors import ConfigError, MismatchError
+from heredity.errors import CheckpointError, ConfigError, MismatchError
 from heredity.family import Family
 from heredity.gram import Gram
+from heredity.jsonfile import read_table
 from heredity.models.classifier import load_encoder
+from heredity.models.finetune import is_lm
 from heredity.models.load import load, torch
 from heredity.models.pour import pour
 from heredity.point import Point
@@ -91,24 +93,26 @@ class Ground:
             threads: of torch in each of them; by default they share this one's.
 
         Raises:
-            MismatchError: a member lacks a tensor of the model, or has it in another shape.
+            MismatchError: a member lacks a tensor of the model, has it in another shape, or has other tokens.
             CheckpointError: a member cannot be opened, or holds NaN or infinity.
+            ConfigError: a language model is asked for, and the base is none.
         """
         chosen = [m.name for m in family.members if members is None or m.name in members]
         base = family.base.name if family.base else chosen[0]
         names = list(dict.fromkeys([base, *chosen]))
         opened = {name: family.checkpoint(name) for name in names}
         source = opened[base].path
+        if kind == "lm" and opened[base].config.get("architectures") and not is_lm(opened[base]):
+            raise ConfigError(f"{source}: is not a causal language model", "measure it on labelled texts")
+        for name in names:
+            _same_tokens(name, opened[name].path, source)
         model = load_encoder(source, device=device, dtype=dtype) if kind == "encoder" else load(
             source, device=device, dtype=dtype
         )  # fmt: skip
         wanted = _tensor_names(model)
         views = {name: _view(name, checkpoint, wanted, model) for name, checkpoint in opened.items()}
         if len(views) > 1:
-            gram = Gram.compute(
-                views, reference=base, members=[n for n in names if n != base], include_head=True,
-                store=None if folder is None else folder / "gram.safetensors",
-            )  # fmt: skip
+            gram = _gram(views, base, None if folder is None else folder / "gram.safetensors")
         else:
             raise ConfigError(
                 f"family {family.name} has one member ({base})", "ground lies between two models or more"
@@ -277,6 +281,30 @@ class Ground:
                 )
                 noise = torch.from_numpy(draws * np.float32(scale)).view(parameter.shape)
                 parameter.add_(noise.to(parameter.device, parameter.dtype))
+
+
+def _gram(views: Mapping[str, Checkpoint], base: str, store: Path | None) -> Gram:
+    try:
+        return Gram.compute(
+            views, reference=base, members=[n for n in views if n != base], include_head=True, store=store
+        )
+    except CheckpointError as error:
+        if "allow-nonfinite" in error.hint:  # an option of the map, which can do without a tensor
+            raise CheckpointError(error.message, "leave the model out of the family") from None
+        raise
+
+
+def _same_tokens(member: str, folder: Path, base: Path) -> None:
+    """Refuse a member whose tokenizer numbers the words in another way than the base's, where both have one."""
+    files = [place / "tokenizer.json" for place in (folder, base)]
+    if not all(file.is_file() for file in files) or files[0].read_bytes() == files[1].read_bytes():
+        return
+    theirs, ours = (read_table(file).get("model", {}).get("vocab") for file in files)
+    if theirs != ours:
+        raise MismatchError(
+            f"{files[0]}: member {member} numbers its tokens in another way than {files[1]}",
+            "all members must have the base's tokenizer",
+        )
 
 
 def _xavier(shape: tuple[int, ...]) -> float:

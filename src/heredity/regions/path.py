@@ -11,6 +11,7 @@ import msgspec
 import numpy as np
 import polars as pl
 
+from heredity.errors import ConfigError
 from heredity.regions.evaluations import Measured, resampled_means
 from heredity.regions.ground import Ground
 from heredity.regions.metrics import Metric
@@ -68,6 +69,10 @@ def variants(ground: Ground, a: str, b: str, settings: PathSettings) -> list[tup
     found = [(WHOLE, whole)]
     start = ground.member(a)
     for part in settings.move:
+        if not any(map(selection(part), ground.tensors)):
+            raise ConfigError(
+                f"--move {part}: {a} has no such tensor", "`heredity inspect` lists its tensors"
+            )
         places: list[Place] = []
         for place in whole.places:
             moved = moving(place, start, ground.tensors, selection(part))

@@ -123,12 +123,7 @@ def levels(family: Family, ground: Ground, by: str, data: Sequence[str]) -> list
     found = [Level(name=GENERAL, inside=members, outside=(), data=tuple(data))]
     if not by:
         return found
-    values = {m.name: str(m.labels[by]) for m in family.members if by in m.labels and m.name in members}
-    if not values:
-        known = sorted({label for member in family.members for label in member.labels})
-        raise ConfigError(
-            f"no member of {family.name} has a label {by!r}", f"labels: {', '.join(known) or 'none'}"
-        )
+    values = {name: value for name, value in labelled(family, by).items() if name in members}
     for value in sorted(dict.fromkeys(values.values())):
         inside = tuple(name for name in members if values.get(name) == value)
         if len(inside) < 2:
@@ -142,6 +137,21 @@ def levels(family: Family, ground: Ground, by: str, data: Sequence[str]) -> list
             f"no value of {by!r} has two members", "group by a label that several members share"
         )
     return found
+
+
+def labelled(family: Family, by: str) -> dict[str, str]:
+    """Return the value of a label of every member that has it; nothing for the empty label.
+
+    Raises:
+        ConfigError: no member has the label.
+    """
+    values = {m.name: str(m.labels[by]) for m in family.members if by in m.labels}
+    if by and not values:
+        known = sorted({label for member in family.members for label in member.labels})
+        raise ConfigError(
+            f"no member of {family.name} has a label {by!r}", f"labels: {', '.join(known) or 'none'}"
+        )
+    return values
 
 
 def units_of(family: Family, label: str) -> dict[str, str]:

@@ -16,7 +16,7 @@ import msgspec
 import numpy as np
 from msgspec import Meta
 
-from heredity.errors import ConfigError
+from heredity.errors import ConfigError, StoreError
 from heredity.models.batches import EncodedTask, context_of, encode_task
 from heredity.models.tuning import FineTuning
 from heredity.regions.candidates import Candidate, representatives
@@ -27,6 +27,7 @@ from heredity.regions.tuned import AfterTuning
 from heredity.seeds import generator
 
 Count = Annotated[int, Meta(ge=1)]
+_FEWEST = 8  # rows of a proxy: half fit a head, a quarter choose it, a quarter score it
 _TRAINING = 3  # a training row costs as much as three forwards: forwards, and twice that backwards
 
 
@@ -133,6 +134,11 @@ def find_start(
         share = 2.0 ** (number - settings.rungs + 1)
         metrics = [at_budget(data, config, share, seed=seed + s, dtype=dtype) for s in range(settings.seeds)]
         rungs.append(_rung(ground, [by_name[name] for name in names], metrics, number, say))
+    if not np.isfinite(rungs[-1].loss[0]):
+        raise StoreError(
+            f"{data.task.name}: no fine-tune of {', '.join(rungs[-1].names)} kept a finite loss",
+            "lower the learning rate",
+        )
     chosen = by_name[rungs[-1].names[0]]
     return Start(
         chosen=chosen, proxies=proxies, rungs=tuple(rungs),
@@ -145,6 +151,10 @@ def proxy_metric(
 ) -> Metric:
     """Return the proxy: a metric over a sample of the task's training rows alone."""
     count = min(settings.proxy_rows, len(data.train))
+    if count < _FEWEST:
+        raise ConfigError(
+            f"{data.task.name}: {count} training rows are too few to choose by", f"give {_FEWEST} or more"
+        )
     rows = generator(seed, "proxy rows", data.task.name).permutation(len(data.train))[:count]
     half, quarter = count // 2, count // 4
     cut = (rows[:half], rows[half : half + quarter], rows[half + quarter :])

@@ -16,7 +16,7 @@ from heredity.models.batches import context_of, encode_task
 from heredity.models.classifier import copy_tokenizer
 from heredity.models.load import quiet_transformers
 from heredity.models.tuning import FineTuning
-from heredity.regions.candidates import candidates, usable
+from heredity.regions.candidates import candidates
 from heredity.regions.evidence import cost_table, evidence, rung_table, start_findings
 from heredity.regions.ground import Ground
 from heredity.regions.place import Place
@@ -34,29 +34,32 @@ def choose_start(
     config: FineTuning,
     settings: StartSettings,
     *,
-    budget: int | None = None,
-    left_out: Sequence[str] = (),
+    members: Sequence[str],
     dtype: str = "float32",
     tokenizer: Any = None,
     say: Callable[[str], None] = lambda _: None,
 ) -> list[str]:
     """Choose, and write RUN/start and the tables evidence, rungs, cost, findings and warnings; return the findings.
 
+    Args:
+        run: the folder.
+        family: labels of its members.
+        ground: the family's.
+        task: the next one.
+        config: the full budget.
+        settings: of the search.
+        members: that may be used, see `candidates.usable`.
+        dtype: of the forward pass.
+        tokenizer: the family's.
+        say: takes a line of progress at a time.
+
     Raises:
-        ConfigError: nothing to choose from, or a budget below one pass over the training rows' half.
+        ConfigError: nothing to choose from.
+        StoreError: no fine-tune keeps a finite loss.
     """
-    members = usable(family, ground, left_out)
     own = [m.name for m in family.members if m.name in members and task.name in map(str, m.labels.values())]
     found = candidates(ground, members, own)
     encoded = encode_task(task, tokenizer, max_tokens=config.max_tokens, context=context_of(ground.model))
-    if budget is not None:
-        epochs = max(1, round(budget / len(encoded.train)))
-        config = msgspec.structs.replace(config, epochs=epochs)
-        if budget < len(encoded.train):
-            raise ConfigError(
-                f"--budget {budget} is less than one pass over {len(encoded.train)} training rows",
-                f"take fewer rows with --limit {budget}",
-            )
     start = find_start(
         ground, found, encoded, config, settings, seed=run.seed, dtype=dtype, tokenizer=tokenizer, say=say
     )
@@ -75,6 +78,22 @@ def choose_start(
     run.write_table("warnings", pl.DataFrame([("data", note) for note in notes], schema=schema, orient="row"))
     write_place(ground, start.chosen.place, run.folder("start"), {"task": task.name, "findings": findings})
     return findings
+
+
+def within(config: FineTuning, budget: int | None, rows: int) -> FineTuning:
+    """Return the settings with as many epochs as a budget of training rows allows.
+
+    Raises:
+        ConfigError: it does not allow one.
+    """
+    if budget is None:
+        return config
+    if budget < rows:
+        raise ConfigError(
+            f"--budget {budget} is less than one pass over {rows} training rows",
+            f"take fewer rows with --limit {budget}",
+        )
+    return msgspec.structs.replace(config, epochs=max(1, round(budget / rows)))
 
 
 def write_place(ground: Ground, place: Place, folder: Path, facts: dict[str, Any]) -> None:

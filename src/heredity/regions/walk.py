@@ -60,7 +60,7 @@ def line(a: str, b: str, *, steps: int = 11, extrapolate: float = 1.0, edge_step
     """
     if a == b:
         raise ConfigError(f"{a}: one model is both ends", "a path needs two models")
-    if steps < 2 or extrapolate < 1 or edge_steps < 1:
+    if steps < 2 or not 1 <= extrapolate < np.inf or edge_steps < 1:
         raise ConfigError(f"{steps} steps to α = {extrapolate}", "take 2 steps or more, and α of 1 or more")
     inside = np.linspace(0, 1, steps)
     beyond = np.geomspace(1, extrapolate, edge_steps + 1)[1:] if extrapolate > 1 else np.empty(0)
