@@ -287,6 +287,7 @@ def _lineage(rng: np.random.Generator) -> dict[str, pl.DataFrame]:
             "share": s,
             "count": round(2200 * s),
             "floor": 0.01,
+            "ceiling": 0.44 if k in ("kept", "both") else None,
         }
         for of, k, s in kinds
     ]

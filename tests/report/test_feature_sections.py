@@ -83,6 +83,12 @@ def test_each_matching_has_its_own_floor_ceiling_and_false_discoveries(html: str
     assert "among 256 dimensions it is 0 ± 0.06" in text
 
 
+def test_what_the_merge_took_stands_with_its_ceiling(html: str) -> None:
+    text = text_of(html, "inheritance")
+    assert "A second SAE of lua-bible finds 44.0 % of its latents again" in text
+    assert "kept by the merge 60.0 % 1,320 floor 1.0 %, ceiling 44.0 %" in text
+
+
 def test_consensus_stands_with_its_ceiling_and_beside_all_latents(html: str) -> None:
     text = text_of(html, "consensus")
     assert text.count("411 25.7 % 24.0 to 27.0 % by seed 64.4 % 60.0 to 68.0 %") == len(MEMBERS)

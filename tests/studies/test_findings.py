@@ -116,7 +116,10 @@ def test_removal_is_told_by_kind_and_beside_strangers() -> None:
         in sets
     )
     assert "9.0" not in sets
-    assert pairs.endswith("on 1 of 2 edges (p ≤ 0.05): Spearman 0.20 to 0.48 against 0.00.")
+    assert pairs.startswith(
+        "On 1 of 2 edges the two latents of a pair that persists change the loss more alike"
+    )
+    assert pairs.endswith("(p ≤ 0.05): Spearman 0.20 to 0.48 against 0.00.")
 
 
 def test_explanations_weigh_members_by_their_latents() -> None:

@@ -21,11 +21,19 @@ def values(view: View) -> dict[str, Any]:
     table = view.table("inheritance")
     if "of" not in table.columns:
         table = table.with_columns(of=pl.lit(""))
+    if "ceiling" not in table.columns:
+        table = table.with_columns(ceiling=pl.lit(None, pl.Float64))
     merges = [
-        {"merge": merge, "left": left, "right": right, "groups": _groups(rows)}
+        {"merge": merge, "left": left, "right": right, "again": _again(rows), "groups": _groups(rows)}
         for (merge, left, right), rows in table.group_by("merge", "left", "right", maintain_order=True)
     ]
     return {"merges": merges, "colours": view.colours}
+
+
+def _again(rows: pl.DataFrame) -> float | None:
+    """Return the share of the merge's own latents that its second SAE finds: the ceiling of all that is found."""
+    known = rows.filter(kind="both")["ceiling"].drop_nulls().to_list()
+    return known[0] if known else None
 
 
 def _groups(rows: pl.DataFrame) -> list[dict[str, Any]]:

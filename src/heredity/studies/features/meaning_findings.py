@@ -64,7 +64,7 @@ def _sets(table: pl.DataFrame) -> list[str]:
         each=(1000 * pl.col("loss_change") / pl.col("n_latents")).mean(),
     )
     parts = [
-        f"all that {row['kind']} {row['loss_change']:.3f} nats per token ({row['n_latents']:.0f} latents, "
+        f"all that {row['kind']} {row['loss_change']:.3f} nats per token ({row['n_latents']:,.0f} latents, "
         f"{row['each']:.2f} for a thousand)"
         for row in means.iter_rows(named=True)
     ]
@@ -75,17 +75,15 @@ def _alike(alike: pl.DataFrame) -> list[str]:
     if not alike.height:
         return []
     sentences = []
-    for effect, said in (
-        ("loss_change", "change the loss alike"),
-        ("moved", "move single tokens' losses alike"),
-    ):
+    for effect, said in (("loss_change", "change the loss"), ("moved", "move single tokens' losses")):
         rows = alike.filter(domain=ALL, effect=effect).drop_nulls("spearman")
         if not rows.height:
             continue
         clear = int((rows["p"] <= _P).sum())
         sentences.append(
-            f"The two latents of a pair that persists {said}, more than strangers that fire as often, on {clear} of "
-            f"{rows.height} edges (p ≤ {_P:.2f}): Spearman {_range(rows['spearman'])} against {_range(rows['null'])}."
+            f"On {clear} of {rows.height} edges the two latents of a pair that persists {said} more alike than "
+            f"strangers that fire as often (p ≤ {_P:.2f}): Spearman {_range(rows['spearman'])} against "
+            f"{_range(rows['null'])}."
         )
     return sentences
 
