@@ -284,14 +284,20 @@ class Ground:
 
 
 def _gram(views: Mapping[str, Checkpoint], base: str, store: Path | None) -> Gram:
-    try:
+    def compute() -> Gram:
         return Gram.compute(
             views, reference=base, members=[n for n in views if n != base], include_head=True, store=store
         )
+
+    try:
+        return compute()
     except CheckpointError as error:
         if "allow-nonfinite" in error.hint:  # an option of the map, which can do without a tensor
             raise CheckpointError(error.message, "leave the model out of the family") from None
-        raise
+        if store is None or str(store) not in error.message or not store.exists():
+            raise
+        store.unlink()  # of another version, or damaged: it is kept to save time, and measured again
+        return compute()
 
 
 def _same_tokens(member: str, folder: Path, base: Path) -> None:
