@@ -17,7 +17,7 @@ from heredity.kernels.pair import add_pair
 from heredity.measure import PIECE, RANGE, Job, measure_range
 
 _HELD_BYTES = 64 << 20  # of one tensor of all inputs
-_STEP = 1 << 17  # elements that are read and multiplied at a time: a step of two inputs stays in the cache
+_STEP = 1 << 16  # elements that are read and multiplied at a time: a step of two inputs stays in the cache
 
 
 class Held:
@@ -75,9 +75,9 @@ def measure(inputs: Sequence[Checkpoint], name: str, held: Held | None = None) -
 
 
 def _pair(inputs: Sequence[Checkpoint], name: str, held: Held | None) -> TensorGram | None:
-    """Measure two stored tensors; None where float32 is too narrow, or a weight not finite."""
+    """Measure two stored tensors; None where a weight is not finite, or all may be zero or too small for float32."""
     size = inputs[0].info(name).size
-    found, rows, seen = np.zeros(5), np.zeros((2, CHUNK), np.float32), np.zeros(2, np.uint32)
+    found, rows = np.zeros(5), np.zeros((2, CHUNK), np.float32)
     with ExitStack() as stack:
         readers = [stack.enter_context(given.reading(name)) for given in inputs]
         codes = np.array([code_of(reader.dtype) for reader in readers], np.int64)
@@ -88,10 +88,9 @@ def _pair(inputs: Sequence[Checkpoint], name: str, held: Held | None) -> TensorG
             stop, first = min(size, start + _STEP), 0 if kept is None else start
             for reader, row in zip(readers, raw, strict=True):
                 reader.read_raw(start, stop, row[first * reader.item_bytes :])
-            add_pair(raw, codes, first, first + stop - start, rows, found, seen)
+            add_pair(raw, codes, first, first + stop - start, rows, found)
     ww, wd, dd, *sums = found.tolist()
-    tiny = (found[[0, 2]] < 1e-24 * size) & (seen != 0)
-    if not np.isfinite(found).all() or tiny.any():
+    if not np.isfinite(found).all() or min(ww, dd) < 1e-24 * size:
         return None
     if held is not None and kept is not None:
         held.raw, held.codes = kept, codes
