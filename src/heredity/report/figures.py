@@ -86,7 +86,8 @@ def l0_curve(curve: pl.DataFrame, measure: str, title: str, colours: Colours) ->
     order = {name: index for index, name in enumerate(colours)}
     data.sort(key=lambda trace: order.get(trace["name"].rsplit(", ", 1)[0], len(order)))
     drawn = layout(x="L0, latents firing per token (log scale)", y=title)
-    powers = [value for value in (2**n for n in range(16)) if means["l0"].min() <= value <= means["l0"].max()]
+    least, most = 0.98 * min(means["l0"]), 1.02 * max(means["l0"])  # an L0 of 63.9 stands at 64
+    powers = [value for value in (2**n for n in range(16)) if least <= value <= most]
     drawn["xaxis"] |= {"type": "log", "tickvals": powers, "ticktext": [str(value) for value in powers]}
     return {"data": data, "layout": drawn}
 

@@ -15,12 +15,15 @@ PLAN = Plan("ablation", "What removing features costs", ("ablation",))
 ALL = "all"
 SHOWN = 10
 SLIGHT = 1e-4
+LARGE = 0.3
+"""Nats per token from which on the sets' costs are written with a digit less."""
 _EFFECTS = {"loss_change": "loss change", "moved": "size of token changes"}
 
 
 def values(view: View) -> dict[str, Any]:
     """Give the loss without each set of an edge, the dearest single latents, and how alike the two ends are."""
     table = view.table("ablation")
+    sets = table.filter(pl.col("kind") != "latent")
     single = table.filter(kind="latent", domain=ALL)
     costs = {
         (member, latent): {row["domain"]: row for row in rows.iter_rows(named=True)}
@@ -31,7 +34,8 @@ def values(view: View) -> dict[str, Any]:
     return {
         "domains": [name for name in table["domain"].unique(maintain_order=True) if name != ALL],
         "all": ALL,
-        "edges": _sets(table.filter(pl.col("kind") != "latent")),
+        "edges": _sets(sets),
+        "digits": 3 if max(sets["loss_change"], default=0.0) >= LARGE else 4,
         "singles": single.height,
         "slight": single.filter(pl.col("loss_change").abs() < SLIGHT).height / max(1, single.height),
         "slight_limit": SLIGHT,
