@@ -32,14 +32,13 @@ def weighted_sum(raw, codes, coefficients, out):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True)
-def rounded_sum(raw, codes, coefficients, first, out):  # type: ignore[no-untyped-def]
-    """Fill out uint16[n] with `weighted_sum` of n elements from `first` on, rounded to bf16 while in the cache.
+def rounded_sum(raw, codes, coefficients, out):  # type: ignore[no-untyped-def]
+    """Fill out uint16[n] with `weighted_sum` of n elements, rounded to bf16 while in the cache.
 
     Args:
-        raw: uint8[K, at least (first + n) · bytes per element], each row contiguous and aligned.
+        raw: uint8[K, at least n · bytes per element], each row contiguous and aligned.
         codes: int64[K], format of each row, as in `decode.CODES`.
         coefficients: float32[K].
-        first: element of every row to begin at.
         out: uint16[n].
     """
     total = np.empty(_BLOCK, np.float32)
@@ -49,8 +48,7 @@ def rounded_sum(raw, codes, coefficients, first, out):  # type: ignore[no-untype
         part = total[:size]
         part[:] = np.float32(-0.0)
         for k in range(len(codes)):
-            begin = (first + start) * sizes[codes[k]]
-            accumulate(raw[k][begin:], codes[k], coefficients[k], 0, size, part)
+            accumulate(raw[k][start * sizes[codes[k]] :], codes[k], coefficients[k], 0, size, part)
         encode_bf16(part, out[start : start + size])
 
 

@@ -5,7 +5,6 @@ from contextlib import ExitStack
 
 import msgspec
 import numpy as np
-from numpy import ndarray
 
 from heredity.checkpoint import Checkpoint
 from heredity.coverage import Common, Source
@@ -16,45 +15,17 @@ from heredity.kernels.gram import CHUNK
 from heredity.kernels.pair import add_pair
 from heredity.measure import PIECE, RANGE, Job, measure_range
 
-_HELD_BYTES = 64 << 20  # of one tensor of all inputs
 _STEP = 1 << 16  # elements that are read and multiplied at a time: a step of two inputs stays in the cache
 
 
-class Held:
-    """Room for the bytes of one tensor of two inputs, from when they are measured until they are added up.
-
-    Attributes:
-        raw: uint8[2, bytes], of the tensor measured last; None if it was too large, or not measured that way.
-        codes: formats of both, as in `decode.CODES`.
-    """
-
-    def __init__(self) -> None:
-        self.raw: ndarray | None = None
-        self.codes = np.zeros(2, np.int64)
-        self._room = np.empty(0, np.uint8)
-
-    def room(self, nbytes: int) -> ndarray | None:
-        """Return uint8[2, nbytes] that is overwritten by the next tensor, or None if that is too much."""
-        if 2 * nbytes > _HELD_BYTES:
-            return None
-        if len(self._room) < 2 * nbytes:
-            self._room = np.empty(2 * nbytes, np.uint8)
-        return self._room[: 2 * nbytes].reshape(2, nbytes)
-
-
-def measure(inputs: Sequence[Checkpoint], name: str, held: Held | None = None) -> TensorGram:
+def measure(inputs: Sequence[Checkpoint], name: str) -> TensorGram:
     """Return the Gram matrix of a tensor, the first input as reference; one streamed read of every input.
-
-    Args:
-        inputs: the reference first.
-        name: of the tensor.
-        held: keeps the bytes of a tensor that is small enough.
 
     Raises:
         CheckpointError: a weight is NaN or infinite; naming the file.
     """
     if len(inputs) == 2 and all(given.low_rank(name) is None for given in inputs):
-        pair = _pair(inputs, name, held)
+        pair = _pair(inputs, name)
         if pair is not None:
             return pair
     info, count = inputs[0].info(name), len(inputs)
@@ -74,7 +45,7 @@ def measure(inputs: Sequence[Checkpoint], name: str, held: Held | None = None) -
     return msgspec.structs.replace(unmeasured(inputs, name), products=products, sums=sums)
 
 
-def _pair(inputs: Sequence[Checkpoint], name: str, held: Held | None) -> TensorGram | None:
+def _pair(inputs: Sequence[Checkpoint], name: str) -> TensorGram | None:
     """Measure two stored tensors; None where a weight is not finite, or all may be zero or too small for float32."""
     size = inputs[0].info(name).size
     found, rows = np.zeros(5), np.zeros((2, CHUNK), np.float32)
@@ -82,18 +53,15 @@ def _pair(inputs: Sequence[Checkpoint], name: str, held: Held | None) -> TensorG
         readers = [stack.enter_context(given.reading(name)) for given in inputs]
         codes = np.array([code_of(reader.dtype) for reader in readers], np.int64)
         widest = max(reader.item_bytes for reader in readers)
-        kept = held.room(-(-size * widest // 64) * 64) if held is not None else None
-        raw = np.empty((2, min(size, _STEP) * widest + 7 & ~7), np.uint8) if kept is None else kept
+        raw = np.empty((2, min(size, _STEP) * widest + 7 & ~7), np.uint8)
         for start in range(0, size, _STEP):
-            stop, first = min(size, start + _STEP), 0 if kept is None else start
+            stop = min(size, start + _STEP)
             for reader, row in zip(readers, raw, strict=True):
-                reader.read_raw(start, stop, row[first * reader.item_bytes :])
-            add_pair(raw, codes, first, first + stop - start, rows, found)
+                reader.read_raw(start, stop, row)
+            add_pair(raw, codes, 0, stop - start, rows, found)
     ww, wd, dd, *sums = found.tolist()
     if not np.isfinite(found).all() or min(ww, dd) < 1e-24 * size:
         return None
-    if held is not None and kept is not None:
-        held.raw, held.codes = kept, codes
     products = np.array([[ww, wd], [wd, dd]])
     return msgspec.structs.replace(unmeasured(inputs, name), products=products, sums=np.array(sums))
 

@@ -10,7 +10,6 @@ from numpy import ndarray
 from heredity.checkpoint import Checkpoint, Reader
 from heredity.kernels.combine import rounded_sum, weighted_sum
 from heredity.kernels.decode import code_of
-from heredity.merging._gram import Held
 
 BLOCK = 1 << 18  # elements of a sum that are handed on at a time
 _STEP = 1 << 16  # elements that are read of each input at a time
@@ -39,27 +38,14 @@ def sum_blocks(terms: Sequence[Term], size: int) -> Iterator[Float32[ndarray, "n
 
 
 @contextmanager
-def summing(terms: Sequence[Term], held: Held | None) -> Iterator[Into]:
-    """Open the terms; yield what fills an array with bf16 elements of their sum: the bytes of `sum_blocks`.
-
-    Args:
-        terms: of the sum.
-        held: has the bytes of all terms, in their order, where they were just measured.
-    """
+def summing(terms: Sequence[Term]) -> Iterator[Into]:
+    """Open the terms; yield what fills an array with bf16 elements of their sum: the bytes of `sum_blocks`."""
     used = [term for term in terms if term[2] != 0]
     factors = np.array([coefficient for _, _, coefficient in used], np.float32)
     with ExitStack() as stack:
-        if held is not None and held.raw is not None and len(used) == 2:
-            kept, known = held.raw, held.codes
-
-            def from_memory(first: int, out: ndarray) -> None:
-                rounded_sum(kept, known, factors, first, out)
-
-            yield from_memory
-            return
         readers, codes, raw, step = _opened(used, stack)
 
-        def from_files(first: int, out: ndarray) -> None:
+        def into(first: int, out: ndarray) -> None:
             if not used:
                 out[:] = 0
                 return
@@ -67,9 +53,9 @@ def summing(terms: Sequence[Term], held: Held | None) -> Iterator[Into]:
                 high = min(len(out), low + step)
                 for reader, row in zip(readers, raw, strict=True):
                     reader.read_raw(first + low, first + high, row)
-                rounded_sum(raw, codes, factors, 0, out[low:high])
+                rounded_sum(raw, codes, factors, out[low:high])
 
-        yield from_files
+        yield into
 
 
 def _opened(used: Sequence[Term], stack: ExitStack) -> tuple[list[Reader], ndarray, ndarray, int]:

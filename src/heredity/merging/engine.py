@@ -19,7 +19,7 @@ from heredity.gram import TensorGram
 from heredity.kernels.encode import encode
 from heredity.merging._blocks import InputBlocks
 from heredity.merging._discovery import name_of
-from heredity.merging._gram import Held, from_origin, measure, unmeasured
+from heredity.merging._gram import from_origin, measure, unmeasured
 from heredity.merging._lines import line_blocks
 from heredity.merging._method import DataMethod, ElementMethod, Method, SpanMethod
 from heredity.merging._open import location, open_input
@@ -245,28 +245,23 @@ class Merge:
         else:
             yield from observed(self._blocks(name, facts), self.plan.home(name), name, facts)
 
-    def pieces(self, name: str, dtype: str, facts: Facts, held: Held) -> Iterator[ndarray | Fill]:
+    def pieces(self, name: str, dtype: str, facts: Facts) -> Iterator[ndarray | Fill]:
         """Yield the bytes of a merged tensor in a safetensors dtype; each piece is to be used before the next.
 
         Args:
             name: of the tensor.
             dtype: "F32", "BF16" or "F16".
             facts: receives what was found out about the tensor.
-            held: room for a tensor's bytes, from its measurement to its sum.
         """
-        group, held.raw = self.plan.home(name), None
+        group = self.plan.home(name)
         method = group.methods[name]
         if dtype != "BF16" or not isinstance(method, SpanMethod) or method.axis != "tensor":
             for block in self.blocks(name, facts):
                 yield encode(block, dtype)
             return
-        if method.needs_gram and name not in self._grams:
-            self._grams[name] = measure(group.inputs, name, held)
         terms = self.terms(name)
         facts |= self._span_facts(name)
-        inputs = [location(given) for given in group.inputs]
-        is_whole = inputs == [location(checkpoint) for checkpoint, _, factor in terms if factor != 0]
-        with summing(terms, held if is_whole else None) as into:
+        with summing(terms) as into:
             yield Fill(2 * group.inputs[0].info(name).size, 2, into)
         sampled(group, name, facts)
 

@@ -22,7 +22,6 @@ from heredity.checkpoint import JOURNAL, Checkpoint
 from heredity.digests import FileState, digest_of, known_digest, state
 from heredity.errors import CheckpointError, DiskFullError, MismatchError
 from heredity.execute import choose
-from heredity.merging._gram import Held
 from heredity.merging._open import configured, input_files, location, tokenized
 from heredity.merging.data import statistics_files
 from heredity.merging.engine import Facts, Merge, Target
@@ -164,7 +163,7 @@ def _maker(
     merge: Merge, facts: dict[str, Facts], progress: Progress
 ) -> Callable[[Planned], Iterator[ndarray | Fill]]:
     """Return what makes the bytes of a tensor and keeps its facts."""
-    plan, held = merge.plan, Held()
+    plan = merge.plan
 
     def make(tensor: Planned) -> Iterator[ndarray | Fill]:
         if tensor.name in plan.copied:
@@ -172,7 +171,7 @@ def _maker(
             yield plan.groups[plan.copied[tensor.name]].inputs[0].raw(tensor.name)
             return
         facts[tensor.name] = {}
-        for piece in merge.pieces(tensor.name, tensor.dtype, facts[tensor.name], held):
+        for piece in merge.pieces(tensor.name, tensor.dtype, facts[tensor.name]):
             progress(tensor.name, piece.nbytes)
             yield piece
 
