@@ -111,7 +111,7 @@ def count_used(deltas, least, used):  # type: ignore[no-untyped-def]
         both = np.int32(0)
         for i in range(size):
             both += np.int32(high[i] > 0) & np.int32(low[i] < 0)
-        conflicts += both
+        conflicts += int(both)
     return conflicts
 
 
@@ -128,5 +128,5 @@ def _count_pair(a, b, least, used):  # type: ignore[no-untyped-def]
             both += np.int32(min(x[i], y[i]) < 0) & np.int32(max(x[i], y[i]) > 0)
         used[0] += used_a
         used[1] += used_b
-        conflicts += both
+        conflicts += int(both)
     return conflicts

@@ -34,7 +34,7 @@ def gather(model, base, low, high, found, filled):  # type: ignore[no-untyped-de
         for i in range(size):
             bits[i] = bits_of_float(np.float32(a[i] - b[i])) & np.uint32(0x7FFFFFFF)
             count += np.int32(bits[i] > top)
-        above += count
+        above += int(count)
         for i in range(size):  # without a branch: what is outside is overwritten by the next one
             found[filled] = bits[i]
             filled += np.uint32(bits[i] - bottom) <= span
