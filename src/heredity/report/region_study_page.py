@@ -56,7 +56,7 @@ def _clusters(view: View) -> list[Section]:
     drawn = Figure(
         name="layout", plot=figures.scatter(layout, "x", "y", "data", colours, text="model"),
         height=440, numbers=layout,
-        caption="Members by the directions of their task vectors (PCoA of √(2 − 2·cosine)); one colour for each set."
+        caption="Members by the directions of their task vectors (PCoA of √(2 − 2·cosine)); one mark for each set."
         + _trust(view),
     )  # fmt: skip
     text = [
