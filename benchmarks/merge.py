@@ -20,6 +20,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from synthetic import make_family
+
 RECIPES = {
     "linear": (2, "parameters: {weight: 0.5}"),
     "slerp": (2, "parameters: {t: 0.58}"),
@@ -108,7 +110,7 @@ def main() -> None:
     parser.add_argument("--no-peer", action="store_true")
     parser.add_argument("--repeats", type=int, default=3, help="runs of the floors and of heredity")
     arguments = parser.parse_args()
-    scratch, family = arguments.scratch, arguments.family.absolute()
+    scratch, family = arguments.scratch.absolute(), arguments.family.absolute()
     scratch.mkdir(parents=True, exist_ok=True)
     peer = "" if arguments.no_peer else os.environ.get("HEREDITY_MERGEKIT_PYTHON", "")
     heredity = [sys.executable, "-m", "heredity", "merge"]
@@ -119,12 +121,16 @@ def main() -> None:
         print(json.dumps(row), flush=True)
         (scratch / "merge.json").write_text(json.dumps(rows, indent=1))
 
+    make_family((scratch / "tiny").absolute(), "tiny", ["a", "b"])
     floor(family, scratch / "floor", 3, 1)  # inputs come into the page cache before anything is measured
     for method in arguments.methods:
         count, _ = RECIPES[method]
         config = scratch / f"{method}.yml"
         config.write_text(recipe(method, family))
-        start = [*heredity, str(config), str(scratch / "x"), "--dry-run"]
+        tiny = scratch / f"{method}-tiny.yml"
+        tiny.write_text(recipe(method, scratch / "tiny"))
+        plan = [*heredity, str(config), str(scratch / "x"), "--dry-run"]
+        start = [*heredity, str(tiny), str(scratch / "x"), "-q"]
         command = [*heredity, str(config), str(scratch / "ours"), "-q"]
         for _ in range(arguments.repeats):  # interleaved: what disturbs the machine disturbs all of them
             for reads in (1, 2):
@@ -134,7 +140,9 @@ def main() -> None:
                     **floor(family, scratch / "floor", count, reads),
                 )
                 (scratch / "floor").unlink()
-            record(method=method, who="heredity start-up", **measured(start))
+            record(method=method, who="heredity, dry run", **measured(plan))
+            record(method=method, who="heredity, tiny family", **measured(start))
+            shutil.rmtree(scratch / "x")
             record(method=method, who="heredity", **measured(command))
             shutil.rmtree(scratch / "ours")
         if peer:
@@ -177,7 +185,7 @@ def _medians(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def _ratios(method: str, rows: list[dict[str, Any]]) -> str:
     """Return what mergekit costs over heredity, and heredity without its start-up over the floors."""
     cpu = {row["who"]: row["cpu_seconds"] for row in _medians(rows) if row["method"] == method}
-    work = cpu["heredity"] - cpu["heredity start-up"]
+    work = cpu["heredity"] - cpu["heredity, tiny family"]
     parts = [f"{work / cpu[f'floor, {reads} read']:.2f} × the floor of {reads} read" for reads in (1, 2)]
     if "mergekit" in cpu:
         parts = [f"mergekit costs {cpu['mergekit'] / cpu['heredity']:.1f} ×", *parts]

@@ -24,6 +24,8 @@ PRESETS = {
            "num_key_value_heads": 4, "vocab_size": 32000},
     "small": {"hidden_size": 512, "intermediate_size": 1408, "num_hidden_layers": 8, "num_attention_heads": 8,
               "num_key_value_heads": 2, "vocab_size": 8000},
+    "tiny": {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 1, "num_attention_heads": 4,
+             "num_key_value_heads": 2, "vocab_size": 256},
 }  # fmt: skip
 _PIECE = 1 << 20
 

@@ -12,7 +12,7 @@ from heredity.kernels.combine import rounded_sum, weighted_sum
 from heredity.kernels.decode import code_of
 
 BLOCK = 1 << 18  # elements of a sum that are handed on at a time
-_STEP = 1 << 16  # elements that are read of each input at a time
+_STEP = 1 << 17  # elements that are read of each input at a time
 _BUFFER_BYTES = 32 << 20  # of all inputs together
 
 Term = tuple[Checkpoint, str, float]  # a checkpoint, its tensor, its coefficient
