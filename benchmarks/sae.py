@@ -7,8 +7,8 @@ steps. Batches of 4096 tokens, float32, one thread. Every side is a process of i
 they take one step each in turn, and the median of the CPU seconds (user and system) of each counts. A step is
 a whole one: a batch drawn, forward, backward, Adam, and what the loop keeps account of.
 
-The limit is the least arithmetic at the rate of the fastest float32 product that torch and numpy offer,
-measured in the same turns on the same shapes: 2 · d_in · d_sae operations per token for TopK (the encoder; its
+The limit is the least arithmetic at the rate of the fastest float32 product that torch, numpy and oneDNN
+offer, measured in the same turns on the same shapes: 2 · d_in · d_sae operations per token for TopK (the encoder; its
 other products are sparse), five times that for L1 (two products forward, three backward).
 
 Memory is the most that a process held resident in the steps, beyond what it did with imports and data alone.

@@ -1,6 +1,7 @@
 """sites, harvest, train and evaluate, from a folder of text to a measured SAE; each resumed and refused."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -216,6 +217,24 @@ def test_train_and_evaluate(
         tmp_path / "sae",
     )
     assert child["last"]["fvu"] <= made["last"]["fvu"] + 0.02
+
+
+def test_a_start_that_does_not_fit_leaves_the_folder_alone(
+    store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sae, out = tmp_path / "sae", tmp_path / "out"
+    small = [part for one in ("k=4", "tokens=2560", "batch_tokens=256") for part in ("--set", one)]
+    say(capsys, "train", store, "-o", sae, "--set", "d_sae=48", *small)
+    shutil.copytree(sae, out)
+    before = (out / "sae_weights.safetensors").read_bytes()
+    common = ["train", store, "-o", out, "--overwrite", "--init", sae]
+    code, error = refused(capsys, *common, "--set", "d_sae=96", *small)
+    assert code == 3
+    assert "cannot begin with the SAE" in error
+    code, error = refused(capsys, *common, "--variant", "crosscoder", *small)
+    assert code == 2
+    assert "crosscoder always begins" in error
+    assert (out / "sae_weights.safetensors").read_bytes() == before
 
 
 def test_an_interrupted_training_resumes_to_the_same_bytes(

@@ -179,7 +179,7 @@ def test_a_shifted_stream_finds_nothing(l0):
     )
     own = codes(values, tokens)
     assert own.l0 == pytest.approx(l0, rel=0.05)
-    settings = Tracking(floor_share=0.05)
+    settings = Tracking(floor_share=min(1.0, 16 / l0))  # 128 latents in each shift
     chance = floor([own], [own], Documents.of(tokens), settings, seed=0, name="null")
     assert len(chance.curves) == 20
     assert chance.mean[FAST.at] < 0.01

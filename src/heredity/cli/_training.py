@@ -12,6 +12,7 @@ from heredity.atomic import write_bytes
 from heredity.cli._overrides import overrides
 from heredity.errors import ConfigError, MismatchError
 from heredity.family import plain
+from heredity.features.initialise import refuse_unlike
 from heredity.features.sae import SAE, Variant, load, variants
 from heredity.features.store import ActivationStore
 from heredity.features.train import Training
@@ -77,8 +78,8 @@ def plan(
     """Open the stores and check every setting before any work; `dtype` gives way to `--set dtype`.
 
     Raises:
-        ConfigError: no such variant or setting, or a value out of range.
-        MismatchError: several stores for a variant of one member.
+        ConfigError: no such variant or setting, a value out of range, or a start for a crosscoder.
+        MismatchError: several stores for a variant of one member, or a start of another kind or shape.
         StoreError: a store is unfinished or damaged.
     """
     opened = tuple(ActivationStore.open(path) for path in stores)
@@ -89,6 +90,8 @@ def plan(
             f"{variant} is trained on one store, {len(opened)} are given",
             "give one, or use --variant crosscoder",
         )
+    if start is not None and joint:
+        raise ConfigError("--init: a crosscoder always begins with random weights", "leave --init out")
     of_training = set(Training.__struct_fields__)
     of_kind = set(kind.__struct_fields__) - ({"members"} if joint else set())
     own: dict[str, Any] = {"d_sae": _PER_WIDTH * opened[0].d}
@@ -118,7 +121,10 @@ def plan(
         raise ConfigError(
             f"--set for {variant}: {plain(error)}", "`heredity train --variants` lists the settings"
         ) from None
-    return Job(opened, made, training, None if start is None else load(start))
+    first = None if start is None else load(start)
+    if first is not None:
+        refuse_unlike(first, made, opened[0].d)
+    return Job(opened, made, training, first)
 
 
 def train(job: Job, out: Path, *, seed: int, device: str, progress: bool) -> tuple[SAE, list[dict[str, Any]]]:

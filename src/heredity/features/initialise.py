@@ -1,6 +1,6 @@
 """Where an SAE starts: input scale, geometric median, random unit decoder rows with a tied encoder.
 
-Or at another SAE, usually the parent's (`heredity train --init parent`): then latent i of the child is what
+Or at another SAE, usually the parent's (`heredity train --init SAE`): then latent i of the child is what
 became of latent i of the parent, and no longer a seed of its own.
 """
 
@@ -162,14 +162,7 @@ def warm_parameters(start: SAE, variant: Variant, store: Activations, scale: flo
     Raises:
         MismatchError: the SAE is of another kind, width or number of latents, or a latent has no direction.
     """
-    have = type(start.variant).__name__, start.d_in, start.d_sae
-    want = type(variant).__name__, store.d, variant.d_sae
-    if have != want:
-        raise MismatchError(
-            f"cannot begin with the SAE of {start.metadata.get('member', '?')}: it is {_shape(have)}, "
-            f"this one {_shape(want)}",
-            "begin with an SAE of the same variant and shape, or from random weights",
-        )
+    refuse_unlike(start, variant, store.d)
     norm = _norms(start)
     return Parameters(
         (start.W_enc.cpu() * norm).T.contiguous(),
@@ -178,6 +171,22 @@ def warm_parameters(start: SAE, variant: Variant, store: Activations, scale: flo
         start.b_dec.cpu() * scale,
         variant.begin(start.extra, norm * scale) if isinstance(variant, Extended) else torch.zeros(0, 1),
     )
+
+
+def refuse_unlike(start: SAE, variant: Variant, d_in: int) -> None:
+    """Check that a training of `variant` on activations of width `d_in` can begin with an SAE.
+
+    Raises:
+        MismatchError: the SAE is of another kind, width or number of latents.
+    """
+    have = type(start.variant).__name__, start.d_in, start.d_sae
+    want = type(variant).__name__, d_in, variant.d_sae
+    if have != want:
+        raise MismatchError(
+            f"cannot begin with the SAE of {start.metadata.get('member', '?')}: it is {_shape(have)}, "
+            f"this one {_shape(want)}",
+            "begin with an SAE of the same variant and shape, or from random weights",
+        )
 
 
 def origin(start: SAE) -> dict[str, Any]:
