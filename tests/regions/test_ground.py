@@ -125,13 +125,13 @@ def test_scores_are_kept_and_measured_once(
         first.measure([places[0], places[0]], [metric])
 
 
-@pytest.mark.slow  # two processes start
 def test_a_gram_that_cannot_be_read_is_measured_again(films: Path, tmp_path: Path) -> None:
     before = opened(films, tmp_path).norms()
     (tmp_path / "gram.safetensors").write_bytes(b"of another version")
     assert np.array_equal(opened(films, tmp_path).norms(), before)
 
 
+@pytest.mark.slow  # two processes start
 def test_several_processes_measure_the_same(
     films: Path, metric: Generalised, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

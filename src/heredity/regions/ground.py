@@ -112,7 +112,7 @@ class Ground:
         wanted = _tensor_names(model)
         views = {name: _view(name, checkpoint, wanted, model) for name, checkpoint in opened.items()}
         if len(views) > 1:
-            gram = _gram(views, base, None if folder is None else folder / "gram.safetensors")
+            gram = gram_of(views, base, None if folder is None else folder / "gram.safetensors")
         else:
             raise ConfigError(
                 f"family {family.name} has one member ({base})", "ground lies between two models or more"
@@ -283,11 +283,18 @@ class Ground:
                 parameter.add_(noise.to(parameter.device, parameter.dtype))
 
 
-def _gram(views: Mapping[str, Checkpoint], base: str, store: Path | None) -> Gram:
+def gram_of(
+    views: Mapping[str, Checkpoint], base: str, store: Path | None, *, include_head: bool = True
+) -> Gram:
+    """Return the Gram matrix of a family, from `store` where it has one; one that cannot be read is made anew.
+
+    Raises:
+        CheckpointError: a member cannot be read, or is not finite.
+    """
+
     def compute() -> Gram:
-        return Gram.compute(
-            views, reference=base, members=[n for n in views if n != base], include_head=True, store=store
-        )
+        members = [n for n in views if n != base]
+        return Gram.compute(views, reference=base, members=members, include_head=include_head, store=store)
 
     try:
         return compute()

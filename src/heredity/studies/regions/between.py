@@ -10,6 +10,7 @@ from heredity.geometry.similarity import cosine
 from heredity.geometry.survey import Survey
 from heredity.gram import Gram
 from heredity.regions.edges import from_centre, metrics_of, walk_edges
+from heredity.regions.ground import gram_of
 from heredity.regions.path import barrier_rows, path_table
 from heredity.regions.region import compare_level, levels, units_of
 from heredity.regions.walk import line
@@ -136,10 +137,9 @@ def control(run: Run, config: RegionsStudy, material: Material) -> None:
     family = material.everyone
     names = [m.name for m in family.members if m.name != "base"]
     labels = {m.name: m.labels for m in family.members}
-    gram = _without_heads(Gram.compute(
-        {name: family.checkpoint(name) for name in ["base", *names]}, reference="base", members=names,
-        store=run.folder("ground") / "controls.safetensors",
-    ))  # fmt: skip
+    views = {name: family.checkpoint(name) for name in ["base", *names]}
+    store = run.folder("ground") / "controls.safetensors"
+    gram = _without_heads(gram_of(views, "base", store, include_head=False))
     similarity = cosine(gram.total()["all"].deltas)
     rows = []
     for i, a in enumerate(names):
