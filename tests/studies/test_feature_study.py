@@ -153,8 +153,7 @@ def test_killed_and_resumed_gives_the_same_tables(first: Run, text: Path, tmp_pa
     assert msgspec.json.decode(done.stdout)["schema"] == 1
     resumed = {file.stem: pl.read_parquet(file) for file in sorted(out.glob("tables/*.parquet"))}
     for name, table in tables(first).items():
-        # another process: the last bits of a BLAS product may differ there (seen in the bounds of `matches`)
-        assert_frame_equal(table, resumed[name], check_exact=False, rel_tol=1e-9, abs_tol=1e-12)
+        assert_frame_equal(table, resumed[name], check_exact=True)
 
 
 def _reached(out: Path, stage: str) -> bool:
