@@ -13,7 +13,7 @@ from heredity.kernels.decode import bits_of_float, decode_block
 CHUNK = 1024
 TILE = 4
 DELTA = -1  # code of a row that already holds float32 differences from the reference
-_REASSOCIATE = {
+REASSOCIATE = {
     "reassoc",
     "contract",
     "nsz",
@@ -69,7 +69,7 @@ def subtract(target, reference):  # type: ignore[no-untyped-def]
         target[e] -= reference[e]
 
 
-@njit(cache=True, nogil=True, fastmath=_REASSOCIATE)
+@njit(cache=True, nogil=True, fastmath=REASSOCIATE)
 def scan(row):  # type: ignore[no-untyped-def]
     """Return the sum of a row in float64 and the or of its magnitudes' bits."""
     total = 0.0
@@ -80,7 +80,7 @@ def scan(row):  # type: ignore[no-untyped-def]
     return total, bits
 
 
-@njit(cache=True, nogil=True, fastmath=_REASSOCIATE)
+@njit(cache=True, nogil=True, fastmath=REASSOCIATE)
 def add_tile(rows, i, j, width, out):  # type: ignore[no-untyped-def]
     """Add the 16 inner products of rows i … i + 3 and rows j … j + 3 to out float64[i…, j…]."""
     zero = np.float32(0)

@@ -8,14 +8,9 @@ import numpy as np
 from numba import njit
 
 from heredity.kernels.decode import CODES, float_of_bits
-from heredity.kernels.gram import CHUNK, load
+from heredity.kernels.gram import CHUNK, REASSOCIATE, load
 
 _BF16 = CODES["BF16"]
-_REASSOCIATE = {
-    "reassoc",
-    "contract",
-    "nsz",
-}  # vector lanes may be summed apart; NaN and inf keep their meaning
 
 
 @njit(cache=True, nogil=True)
@@ -41,7 +36,7 @@ def add_pair(raw, codes, start, stop, rows, found):  # type: ignore[no-untyped-d
         multiply(rows[0, :width], rows[1, :width], found)
 
 
-@njit(cache=True, nogil=True, fastmath=_REASSOCIATE)
+@njit(cache=True, nogil=True, fastmath=REASSOCIATE)
 def multiply_bf16(a, b, found):  # type: ignore[no-untyped-def]
     """Add the products and sums of one chunk of two tensors, given as the bits of bf16."""
     ww = wd = dd = sum_w = sum_d = np.float32(0)
@@ -60,7 +55,7 @@ def multiply_bf16(a, b, found):  # type: ignore[no-untyped-def]
     found[4] += sum_d
 
 
-@njit(cache=True, nogil=True, fastmath=_REASSOCIATE)
+@njit(cache=True, nogil=True, fastmath=REASSOCIATE)
 def multiply(w, d, found):  # type: ignore[no-untyped-def]
     """Add the products and sums of one chunk of a tensor and a difference from it."""
     ww = wd = dd = sum_w = sum_d = np.float32(0)
