@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from threadpoolctl import threadpool_limits
 
+from heredity.blas import one_blas_thread
 from heredity.checkpoint import Checkpoint, LowRank, Reader
 from heredity.coverage import Common, Source, cover
 from heredity.errors import CheckpointError, ConfigError, MismatchError
@@ -302,7 +302,7 @@ class _Rows:
 
 
 def _measure_elsewhere(models: Sequence[Checkpoint], job: Job) -> Partial:
-    with threadpool_limits(1):
+    with one_blas_thread():
         return measure_range(models, job)
 
 
@@ -388,7 +388,7 @@ def _totals(
     progress: Progress | None,
     known: int = 0,
 ) -> Iterator[tuple[Common, Partial]]:
-    with threadpool_limits(1):  # products of factors must not depend on the number of threads
+    with one_blas_thread():  # products of factors must not depend on the number of threads
         yield from _added_up(models, tensors, execution, elements, progress, known)
 
 

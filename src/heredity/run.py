@@ -20,6 +20,7 @@ import polars as pl
 
 from heredity import __version__
 from heredity.atomic import replacing, write_text
+from heredity.blas import one_blas_thread
 from heredity.errors import ConfigError, StoreError, naming_full_disk
 from heredity.tomlfile import to_toml
 
@@ -203,9 +204,13 @@ class Run:
 
     @contextmanager
     def recorded(self) -> Iterator[None]:
-        """Run a block and record how it ended: done, interrupted or failed."""
+        """Run a block and record how it ended: done, interrupted or failed.
+
+        numpy's products in it use one thread, so that tables do not depend on how many a machine has.
+        """
         try:
-            yield
+            with one_blas_thread():
+                yield
         except KeyboardInterrupt:
             self.finish("interrupted")
             raise

@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float64, Int32, Int64, UInt8
 from msgspec import Struct
 from numpy import ndarray
 
+from heredity.blas import one_blas_thread
 from heredity.corpora.tokens import TokenStream
 from heredity.features.codes import Codes
 from heredity.features.correlate import Candidates
@@ -103,7 +104,8 @@ class Resampler:
         kernel.group_sums(
             codes.starts, codes.tokens, codes.values_by_latent, self.documents.of_token, total, square
         )
-        return Totals(self.weights @ total, self.weights @ square)
+        with one_blas_thread():  # the last bits of a product depend on how many there are
+            return Totals(self.weights @ total, self.weights @ square)
 
     def bounds(
         self,
@@ -138,8 +140,10 @@ class Resampler:
                 self.documents.of_token, sums,
             )  # fmt: skip
             best, best_joint = np.empty((n_resamples, stop - start)), np.empty((n_resamples, stop - start))
+            with one_blas_thread():
+                products = self.weights @ sums
             kernel.resampled_best(
-                self.weights @ sums, first, second, joint_ok, top, self.n_tokens,
+                products, first, second, joint_ok, top, self.n_tokens,
                 a_totals.total, a_totals.square, b_totals.total, b_totals.square, best, best_joint,
             )  # fmt: skip
             low[start:stop], high[start:stop] = np.percentile(best, [2.5, 97.5], axis=0)

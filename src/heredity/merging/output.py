@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 from numpy import ndarray
-from threadpoolctl import threadpool_limits
 
 from heredity import __version__
 from heredity.atomic import write_text
+from heredity.blas import one_blas_thread
 from heredity.card import write_card
 from heredity.checkpoint import JOURNAL, Checkpoint
 from heredity.digests import FileState, digest_of, known_digest, state
@@ -153,7 +153,7 @@ def check_agreed(merge: Merge, record: Mapping[str, Any], source: Path) -> None:
 def _write(merge: Merge, out: Path, progress: Progress | None, shard: Shard) -> Written:
     """Write one shard and what was found out about its tensors."""
     facts: dict[str, Facts] = {}
-    with threadpool_limits(1):  # the small products of samples: a second thread would only wait, at full load
+    with one_blas_thread():  # the small products of samples: a second thread would only wait, at full load
         written = write_shard(out, shard, _maker(merge, facts, progress or (lambda name, nbytes: None)))
     write_text(_facts_file(out, shard), json.dumps(facts))
     return written

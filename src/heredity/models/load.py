@@ -11,6 +11,7 @@ import numba
 
 from heredity.anatomy import is_head
 from heredity.atomic import replacing_folder
+from heredity.blas import one_blas_thread
 from heredity.checkpoint import Checkpoint
 from heredity.errors import CheckpointError, ConfigError, CorpusError, ExtraMissingError, MismatchError
 
@@ -171,13 +172,14 @@ def quiet_transformers() -> Iterator[None]:
 
 @contextmanager
 def threads(count: int) -> Iterator[None]:
-    """Run a block with `count` torch threads; the order of sums, and so the last bits, depend on it."""
+    """Run a block with `count` torch threads, and one of numpy's: the last bits of sums depend on both."""
     # Numba's first launch sets the count of an OpenMP runtime that torch may share: let it happen before.
     numba.get_num_threads()
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:
-        yield
+        with one_blas_thread():
+            yield
     finally:
         torch.set_num_threads(before)
 

@@ -17,8 +17,8 @@ import msgspec
 import numpy as np
 from jaxtyping import Float, Float32, Float64, Int64
 from numpy import ndarray
-from threadpoolctl import threadpool_limits
 
+from heredity.blas import one_blas_thread
 from heredity.errors import ConfigError, StoreError
 from heredity.models.batches import Encoded, EncodedTask, in_order
 from heredity.models.classifier import Pooling, pooled
@@ -137,7 +137,7 @@ def fit_head(
     x_validation, x_test = ((part - centre) / scale for part in (features.validation, features.test))
     best: tuple[float, float, Float[ndarray, "test classes"]] | None = None
     model: Any = LogisticRegression(solver="lbfgs", tol=_TOLERANCE, max_iter=_ITERATIONS, warm_start=True)
-    with threadpool_limits(1), warnings.catch_warnings(record=True) as said:
+    with one_blas_thread(), warnings.catch_warnings(record=True) as said:
         # one thread: small products, and bits that do not depend on the number of threads
         warnings.simplefilter("always")
         for strength in strengths:

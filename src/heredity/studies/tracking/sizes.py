@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from msgspec import Struct
 
+from heredity.blas import one_blas_thread
 from heredity.errors import DiskFullError
 from heredity.family import Family
 from heredity.features.site import Site
@@ -113,10 +114,8 @@ def estimate(config: TrackConfig, family: Family, n_domains: int) -> Sizes:
 
 def matrix_speed() -> float:
     """Measure a float32 matrix product on one core: multiplications and additions per second."""
-    from threadpoolctl import threadpool_limits
-
     a = np.ones((768, 768), np.float32)
-    with threadpool_limits(1):
+    with one_blas_thread():
         a @ a
         best = min(_timed(a) for _ in range(3))
     return 2.0 * 768**3 / best
