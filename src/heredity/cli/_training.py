@@ -1,6 +1,5 @@
 """What `heredity train` does: settings divided between the SAE and its training, a diary, a checkpoint."""
 
-import importlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from heredity.cli._overrides import overrides
 from heredity.errors import ConfigError, MismatchError
 from heredity.family import plain
 from heredity.features.initialise import refuse_unlike
-from heredity.features.sae import SAE, Variant, load, variants
+from heredity.features.sae import SAE, Variant, kind_named, load, make, variants
 from heredity.features.store import ActivationStore
 from heredity.features.train import Training
 from heredity.features.train import train as train_sae
@@ -36,22 +35,6 @@ class Job(Struct, frozen=True):
         """The training's settings as plain values."""
         values: dict[str, Any] = msgspec.to_builtins(self.training)
         return values
-
-
-def kind_named(name: str) -> type[Variant]:
-    """Return the variant of a name, as in `--variant topk`.
-
-    Raises:
-        ConfigError: there is none.
-    """
-    if name not in variants():
-        raise ConfigError(f"no SAE variant {name!r}", f"variants: {', '.join(variants())}")
-    module = importlib.import_module(f"heredity.features.sae.{name}")
-    return next(
-        value
-        for value in vars(module).values()
-        if isinstance(value, type) and issubclass(value, Variant) and value.__module__ == module.__name__
-    )
 
 
 def listed() -> tuple[dict[str, Any], list[str]]:
@@ -115,8 +98,10 @@ def plan(
             "resample_every_tokens": min(500_000, max(1, rest["tokens"] // 6)),
         } | rest
     try:
-        made = msgspec.convert({"type": kind.__name__, **own}, kind)
+        made = make(variant, own)
         training = msgspec.convert(rest, Training)
+    except ConfigError as error:
+        raise ConfigError(f"--set for {error.message}", error.hint) from None
     except msgspec.ValidationError as error:
         raise ConfigError(
             f"--set for {variant}: {plain(error)}", "`heredity train --variants` lists the settings"

@@ -13,7 +13,8 @@ def assigned(values: Mapping[str, Any], assignments: Sequence[str], hint: str) -
 
     Args:
         values: nested mappings and lists; not changed.
-        assignments: each PATH=VALUE; a value is TOML, and what is not TOML is a string.
+        assignments: each PATH=VALUE; a value is TOML, and what is not TOML is a string. PATH= takes the setting
+            out, so that it is as if it had never been set.
         hint: what to say of a path that does not exist.
 
     Raises:
@@ -37,7 +38,10 @@ def assigned(values: Mapping[str, Any], assignments: Sequence[str], hint: str) -
                 raise KeyError(last)
         except (KeyError, IndexError, ValueError, TypeError):
             raise ConfigError(f"--set {assignment}: no such setting", hint) from None
-        place[last] = value
+        if text.strip():
+            place[last] = value
+        else:
+            place.pop(last, None)
     return made
 
 

@@ -4,7 +4,10 @@ import importlib
 import pkgutil
 from typing import Any
 
-_HOMES = {"SAE": "_sae", "Variant": "_variant", "Sparse": "_variant", "load": "_format", "save": "_format"}
+_HOMES = {
+    "SAE": "_sae", "Variant": "_variant", "Sparse": "_variant", "load": "_format", "save": "_format",
+    "kind_named": "_kinds", "make": "_kinds",
+}  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:

@@ -3,7 +3,7 @@
 import tomllib
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Literal, Protocol
+from typing import Annotated, Any, Protocol
 
 import msgspec
 from msgspec import Meta
@@ -13,6 +13,7 @@ from heredity.errors import ConfigError
 from heredity.features.explain import build as build_explainer
 from heredity.features.verdicts import Tracking
 from heredity.models.train import LmTraining
+from heredity.studies.features.saes import Sae, check_saes
 from heredity.studies.settings import assigned
 
 PRESETS = ("smoke", "small", "wide", "paper")
@@ -82,43 +83,6 @@ class Merge(_Settings, frozen=True, kw_only=True):
     right: str
     points: Annotated[int, Meta(ge=2)] = 11
     t: Annotated[float, Meta(ge=0, le=1)] | None = None
-
-
-class Sae(_Settings, frozen=True, kw_only=True):
-    """Sparse autoencoders at one site of every member.
-
-    Attributes:
-        site: module path and side.
-        latents: dictionary size.
-        k: latents that fire per token (TopK).
-        seeds: independent SAEs per member; at least two, so that every edge has its ceiling.
-        tokens: training tokens drawn from the stream, in all (repeated in a new order when it is shorter).
-        batch_tokens: tokens per step.
-        learning_rate: Adam's.
-        beta2: Adam's.
-        dtype: in which a TopK's latents are nominated; the result is that of float32 (`features.train.Training`).
-        l1: L1 coefficient of the base's ReLU SAE, for comparison; none without.
-        mix: "shared" trains every SAE on the same tokens of all domains; "cumulative" on the domains that its
-            member has seen, as the paper does.
-        stream_tokens: distinct training tokens harvested per domain.
-        evaluation_tokens: held-out tokens per domain on which quality is measured.
-        keep: number format of activations on disk.
-    """
-
-    site: str
-    latents: Count
-    k: Count = 32
-    seeds: Annotated[int, Meta(ge=2)] = 2
-    tokens: Count
-    batch_tokens: Count = 2048
-    learning_rate: Annotated[float, Meta(gt=0)] = 1e-3
-    beta2: Annotated[float, Meta(ge=0, lt=1)] = 0.999
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    l1: Annotated[float, Meta(gt=0)] | None = None
-    mix: Literal["shared", "cumulative"] = "shared"
-    stream_tokens: Count = 100_000
-    evaluation_tokens: Count = 16_000
-    keep: Literal["float16", "float32"] = "float16"
 
 
 class Tracked(Protocol):
@@ -289,6 +253,7 @@ def _check(config: StudyConfig, name: str) -> None:
         raise ConfigError(
             f"{name}: the merge's two sides are both {config.merge.left!r} - at $.merge", "name both children"
         )
+    check_saes(config.sae, name)
     for number, settings in enumerate(config.explainers):
         try:
             build_explainer(settings)

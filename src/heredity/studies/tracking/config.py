@@ -14,7 +14,8 @@ from heredity.errors import ConfigError
 from heredity.family import Family, plain
 from heredity.features.explain import build as build_explainer
 from heredity.features.verdicts import Tracking
-from heredity.studies.features.config import Count, Sae, Share
+from heredity.studies.features.config import Count, Share
+from heredity.studies.features.saes import Sae, check_saes
 from heredity.studies.settings import assigned, over
 
 
@@ -174,6 +175,7 @@ def build(values: Mapping[str, Any]) -> TrackConfig:
         raise ConfigError(
             "settings: what members were trained on is not known - at $.sae.mix", 'set sae.mix to "shared"'
         )
+    check_saes(config.sae, "settings")
     for number, one in enumerate(config.explainers):
         try:
             build_explainer(one)
