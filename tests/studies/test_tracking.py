@@ -167,7 +167,7 @@ def test_a_dry_run_says_what_it_will_cost_and_does_nothing(world: Path, tmp_path
     code, made, said = track(world, world / "lm", *data, *SETTINGS, "-o", tmp_path / "x", "--dry-run")
     assert code == 0, said
     assert (made["members"], made["edges"], made["d"], made["saes"]) == (4, 4, 48, 8)
-    assert made["disk_bytes"]["activations"] == 4 * 2000 * 48 * 2
+    assert made["disk_bytes"]["activations to train on"] == 4 * 2000 * 48 * 2
     assert made["core_seconds"] > 0
     assert not (tmp_path / "x").exists()
 

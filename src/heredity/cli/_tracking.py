@@ -11,10 +11,11 @@ from heredity.corpora.stream import TokenStream
 from heredity.errors import ConfigError
 from heredity.family import Family
 from heredity.report.formats import duration, size
+from heredity.studies.features.config import Sae
+from heredity.studies.features.sizes import Sizes, matrix_speed
 from heredity.studies.tracking import config as settings_of
 from heredity.studies.tracking import kin
 from heredity.studies.tracking.config import TrackConfig
-from heredity.studies.tracking.sizes import Sizes, matrix_speed
 
 
 def plan(
@@ -52,22 +53,23 @@ def domains(config: TrackConfig, root: Path) -> int:
     return len(TokenStream.open(root / config.text.stream).domains)
 
 
-def shown(sizes: Sizes, config: TrackConfig, family: Family) -> tuple[dict[str, Any], list[str]]:
+def shown(sizes: Sizes, sae: Sae, name: str) -> tuple[dict[str, Any], list[str]]:
     """Describe an estimate: as plain values, and as lines for people."""
     speed = matrix_speed()
     seconds = sizes.seconds(speed)
-    facts = {
-        **msgspec.to_builtins(sizes), "site": config.sae.site, "latents": config.sae.latents, "bytes": sizes.bytes,
+    facts: dict[str, Any] = msgspec.to_builtins(sizes)
+    del facts["held"]
+    facts |= {
+        "disk_bytes": sizes.disk_bytes, "site": sae.site, "latents": sae.latents, "bytes": sizes.bytes,
         "flops_per_second": speed, "core_seconds": seconds,
     }  # fmt: skip
     lines = [
-        f"family     {family.name}: {sizes.members} members, {sizes.edges} edges",
-        f"site       {config.sae.site}, {sizes.d:,} wide",
-        f"SAEs       {sizes.saes}: {sizes.d:,} → {config.sae.latents:,} latents, k = {config.sae.k}, on "
-        f"{config.sae.tokens:,} tokens each",
+        f"family     {name}: {sizes.members} members, {sizes.edges} edges",
+        f"site       {sae.site}, {sizes.d:,} wide",
+        f"SAEs       {sizes.saes}: {sizes.d:,} → {sae.latents:,} latents, k = {sae.k}, on {sae.tokens:,} tokens each",
         f"text       at most {sizes.train_tokens:,} tokens to train on, {sizes.shared_tokens:,} to compare on",
         *(f"disk       {size(nbytes)} of {what}" for what, nbytes in sizes.disk_bytes.items()),
-        f"           {size(sizes.bytes)} in all",
+        f"           {size(sizes.bytes)} at the largest",
         f"work       {sizes.harvest_flops:.2g} FLOP in the models, {sizes.train_flops:.2g} in the SAEs, "
         f"{sizes.firing_pairs:.2g} pairs of firings",
         f"time       about {duration(seconds)} of one core, guessed from {speed / 1e9:.0f} GFLOP/s measured here",

@@ -16,6 +16,7 @@ from heredity.cli import _options
     "--config", type=click.Path(path_type=Path), help="A study file of your own instead of a preset."
 )
 @click.option("--print-config", is_flag=True, help="Print the settings as TOML and stop.")
+@click.option("--dry-run", is_flag=True, help="Print sizes, disk and estimated work, and stop.")
 @_options.out
 @_options.seed
 @_options.device
@@ -25,7 +26,7 @@ from heredity.cli import _options
 @_options.as_json
 @_options.quiet
 def command(
-    preset: str, config: Path | None, print_config: bool, out: Path | None, seed: int, device: str,
+    preset: str, config: Path | None, print_config: bool, dry_run: bool, out: Path | None, seed: int, device: str,
     settings: tuple[str, ...], resume: bool, overwrite: bool, as_json: bool, quiet: bool,
 ) -> None:  # fmt: skip
     """Build a family on real text, merge it, train SAEs, track features, and write one HTML page.
@@ -34,9 +35,11 @@ def command(
     SLERP, trains sparse autoencoders on every member, and follows features along every edge. Interrupted, it goes
     on where it stopped when called again with the same settings.
     """
+    from heredity.cli import _tracking
     from heredity.errors import ConfigError
     from heredity.run import Run
     from heredity.studies.features import config as settings_of
+    from heredity.studies.features.sizes import of_study
     from heredity.studies.features.study import study
     from heredity.tomlfile import to_toml
 
@@ -48,6 +51,16 @@ def command(
         click.echo(to_toml(settings_of.plain(chosen)), nl=False)
         return
     folder = out or Path("runs") / f"demo-{config.stem if config else preset}"
+    sizes = of_study(chosen)
+    if dry_run:
+        facts, lines = _tracking.shown(sizes, chosen.sae, chosen.name)
+        _options.emit(
+            {"run": str(folder), **facts},
+            as_json=as_json,
+            lines=[*lines, "           beside the training of the language models"],
+        )
+        return
+    sizes.check(folder)
     # The demo goes on with its own folder by itself; Run.open refuses any other folder that is not empty.
     run = Run.open(
         folder,

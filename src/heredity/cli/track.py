@@ -61,11 +61,10 @@ def command(
     folder = out or Path("runs") / f"track-{loaded.name}"
     sizes = estimate(chosen, loaded, _tracking.domains(chosen, root))
     if dry_run:
-        facts, lines = _tracking.shown(sizes, chosen, loaded)
+        facts, lines = _tracking.shown(sizes, chosen.sae, loaded.name)
         _options.emit({"run": str(folder), **facts}, as_json=as_json, lines=lines)
         return
-    if not resume:
-        sizes.check(folder)
+    sizes.check(folder)
     run = Run.open(
         folder, command="track", config=settings_of.plain_values(chosen), seed=seed, resume=resume, overwrite=overwrite
     )  # fmt: skip

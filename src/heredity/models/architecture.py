@@ -12,7 +12,7 @@ from torch import nn
 
 from heredity.checkpoint import Checkpoint
 from heredity.errors import CheckpointError
-from heredity.models.load import first_line, load, quiet_transformers
+from heredity.models.load import first_line, from_config, load, quiet_transformers
 
 Kind = Literal["decoder", "encoder", "encoder-decoder"]
 
@@ -82,6 +82,16 @@ def skeleton(ref: Path | str) -> nn.Module:
             f"{folder}: {first_line(error)}", "give a folder that a model was saved to, with its config.json"
         ) from None
     return model.eval()
+
+
+def unweighted(config: dict[str, Any]) -> nn.Module:
+    """Build the causal LM of a transformers configuration without weights, on torch's meta device.
+
+    Args:
+        config: the content of a config.json, with `model_type`.
+    """
+    with torch.device("meta"):
+        return from_config(config, attn_implementation="eager").eval()
 
 
 def _has_lm_head(folder: Path) -> bool:

@@ -98,13 +98,19 @@ def initialise(config: dict[str, Any], *, seed: int, device: str = "cpu") -> nn.
         seed: seed of the weights.
         device: torch device.
     """
+    torch.manual_seed(seed)
+    return from_config(config).to(device_of(device), dtype=torch.float32)
+
+
+def from_config(config: dict[str, Any], **options: Any) -> nn.Module:
+    """Make the causal LM of the content of a config.json; its weights are as torch draws them."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
     values = dict(config)
-    kind = values.pop("model_type")
-    torch.manual_seed(seed)
-    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **values))
-    return model.to(device_of(device), dtype=torch.float32)
+    model: nn.Module = AutoModelForCausalLM.from_config(
+        AutoConfig.for_model(values.pop("model_type"), **values), **options
+    )
+    return model
 
 
 def tokenizer(path: Path | str) -> Any:
