@@ -4,7 +4,7 @@ from planted import stream
 from test_harvest import SITE, pico
 
 from heredity.errors import MismatchError, StoreError
-from heredity.features.crosscoder_quality import crosscoder_qualities
+from heredity.features.crosscoder_quality import OnDemand, crosscoder_qualities
 from heredity.features.evaluate import quality
 from heredity.features.sae import L1, SAE, Crosscoder
 
@@ -52,11 +52,40 @@ def test_members_are_measured_each_by_itself(held_out):
         assert getattr(found["lua"], field) == pytest.approx(getattr(want, field), rel=1e-5), field
 
 
+def test_one_model_at_a_time_and_going_on_give_the_same(held_out, tmp_path, monkeypatch):
+    models, tokens = held_out
+    want = crosscoder_qualities(identity(kept=10), models, tokens, SITE, ablation="mean")
+    assert want["lua"].ablation == "mean"
+    assert want["lua"].ce_zero != crosscoder_qualities(identity(kept=10), models, tokens, SITE)["lua"].ce_zero
+    asked = []
+
+    def load(name):
+        asked.append(name)
+        return models[name]
+
+    work, again = tmp_path / "work", {"ablation": "mean", "work": tmp_path / "work"}
+
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("heredity.features.crosscoder_quality.encode_members", stop)
+        with pytest.raises(KeyboardInterrupt):
+            crosscoder_qualities(identity(kept=10), models, tokens, SITE, **again)
+    assert (work / "member-1" / "meta.json").exists()
+    lazy = OnDemand(["base", "lua"], load)
+    assert crosscoder_qualities(identity(kept=10), lazy, tokens, SITE, **again) == want
+    assert asked == ["base", "lua", "base", "lua"]  # once for the activations, once for the losses
+    assert not work.exists()
+    with pytest.raises(KeyError):
+        lazy["perl"]
+
+
 def test_what_does_not_fit_is_refused(held_out):
     models, tokens = held_out
     with pytest.raises(MismatchError, match="no model of 'lua'"):
         crosscoder_qualities(identity(), {"base": models["base"]}, tokens, SITE)
-    with pytest.raises(MismatchError, match=r"activations are \[16, 16\] wide"):
+    with pytest.raises(MismatchError, match=r"are 32 wide together, the crosscoder's W_enc takes 48"):
         crosscoder_qualities(identity(), models, tokens, "model.layers.0.mlp:output")
     with pytest.raises(StoreError, match="shorter than one context"):
         crosscoder_qualities(identity(), models, stream(documents=0), SITE)

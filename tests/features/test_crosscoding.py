@@ -239,14 +239,59 @@ def test_both_methods_are_set_side_by_side():
     found = agreement(meeting)
     assert found.n == 56
     assert found.agree == pytest.approx(46 / 56)
-    chance = (36 * 46 + 10 * 10) / 56**2
+    # Of base 18 persist and 10 disappear, and all have a shared partner; of lua 18 persist and 10 emerge.
+    chance = (18 + (18 * 18 + 10 * 10) / 28) / 56
+    assert found.chance == pytest.approx(chance)
     assert found.kappa == pytest.approx((46 / 56 - chance) / (1 - chance))
+    one_word = agreement(meeting.filter(pl.col("member") == "base"))
+    assert (one_word.agree, one_word.kappa) == (one_word.chance, None)
     other = ("perl", "lua")
     assert "neither" in against_correlation(table, both, other, ends, comparison, settings)["crosscoder"]
     nothing = agreement(meeting.filter(pl.col("crosscoder") == "graded"))
     assert (nothing.n, nothing.agree, nothing.kappa) == (0, None, None)
     with pytest.raises(MismatchError, match="39 latents"):
         against_correlation(table.head(39), both, ("base", "lua"), ends, comparison, settings)
+
+
+def test_words_of_independent_methods_agree_by_chance_alone():
+    """Which end a latent is of must not pass for agreement: a parent's latent is never "child only"."""
+    rows = [
+        (member, said, word, 25, 0.5)
+        for member, gone, only in (("base", "disappears", "parent only"), ("lua", "emerges", "child only"))
+        for said in ("persists", gone)
+        for word in ("both", only)
+    ]
+    names = ["member", "correlation", "crosscoder", "count", "share"]
+    found = agreement(pl.DataFrame(rows, schema=names, orient="row"))
+    assert (found.n, found.agree, found.chance, found.kappa) == (200, 0.5, 0.5, 0)
+
+
+def test_dead_latents_are_revived(planted_family, monkeypatch):
+    """Half of the latents begin far too quiet to fire: they come back by explaining what the others leave."""
+    from heredity.features import initialise
+
+    drawn = initialise.random_parameters
+
+    def quiet(*shape):
+        p = drawn(*shape)
+        p.encoder[:36] *= 0.02
+        return p
+
+    monkeypatch.setattr(initialise, "random_parameters", quiet)
+    training = msgspec.structs.replace(TRAINING, tokens=100_000, dead_after_tokens=5_000)
+    dead, back = {}, {}
+    for revive in (0, 16):
+        rows = []
+        sae = train_crosscoder(
+            msgspec.structs.replace(VARIANT, revive=revive), planted_family[0], training, seed=0,
+            callback=rows.append, progress=False,
+        )  # fmt: skip
+        dead[revive] = [row["dead"] for row in rows]
+        back[revive] = int((encode_members(sae, planted_family[0]).firings[:36] > 0).sum())
+    assert max(dead[0]) == max(dead[16]) == dead[0][-1] == 36
+    assert min(dead[16][20:60]) == 0  # all of them, soon after they count as dead
+    assert back[0] == 0
+    assert back[16] >= 18
 
 
 def test_what_does_not_fit_is_refused(planted_family, trained, tmp_path):

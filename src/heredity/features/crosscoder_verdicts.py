@@ -16,6 +16,9 @@ from heredity.features.codes import Codes
 from heredity.features.correlate import correlate
 from heredity.features.verdicts import Comparison, Side, Tracking
 
+DECIDED = ("both", "parent only", "child only")
+"""Words of a crosscoder that say which end has a feature."""
+
 EXPECTED = {"persists": "both", "disappears": "parent only", "emerges": "child only"}
 """The crosscoder's word for each of correlation's."""
 
@@ -27,6 +30,8 @@ def against_correlation(
     codes: tuple[Codes, Codes],
     comparison: Comparison,
     settings: Tracking,
+    *,
+    paired: tuple[Int64[ndarray, " parents"], Int64[ndarray, " children"]] | None = None,
 ) -> pl.DataFrame:
     """Count how the verdicts of both methods meet on one edge.
 
@@ -37,6 +42,7 @@ def against_correlation(
         codes: of the parent's and of the child's SAE over the same stream.
         comparison: of these two.
         settings: a pair needs r ≥ τ and `min_joint` joint firings, as a match does.
+        paired: `partners` of the parent's and of the child's latents, if they are known already.
 
     Returns:
         one row per pair of words: member (whose latents are counted), correlation (persists | disappears |
@@ -51,18 +57,19 @@ def against_correlation(
             f"the table has {len(table)} latents, the crosscoder's codes {crosscoder.d_sae}",
             "give the table and the codes of one crosscoder",
         )
-    words = np.array([*_words(table, edge), "unpaired"])
+    words = words_of(table, edge)
+    if paired is None:
+        paired = partners(codes[0], crosscoder, settings), partners(codes[1], crosscoder, settings)
     ends = (
-        (edge[0], codes[0], comparison.parent, "disappears"),
-        (edge[1], codes[1], comparison.child, "emerges"),
+        (edge[0], paired[0], comparison.parent, "disappears"),
+        (edge[1], paired[1], comparison.child, "emerges"),
     )
     parts = []
-    for member, own, side, gone in ends:
-        pair = _pairs(own, crosscoder, settings)
+    for member, pair, side, gone in ends:
         judged = np.flatnonzero(side.eligible)
         parts.append(
             pl.DataFrame(
-                {"correlation": _judged(side, gone)[judged], "crosscoder": words[pair[judged]]},
+                {"correlation": judgement(side, gone)[judged], "crosscoder": words[pair[judged]]},
                 schema={"correlation": pl.String, "crosscoder": pl.String},
             ).select(pl.lit(member).alias("member"), pl.all())
         )
@@ -79,8 +86,9 @@ class Agreement(Struct, frozen=True, kw_only=True):
     Attributes:
         n: latents that correlation decides and whose partner is in both, in the parent or in the child only.
         agree: share of them on which the methods say the same; null without any.
-        chance: the share expected if their words were independent.
-        kappa: (agree − chance) / (1 − chance), Cohen's κ; null where one word is all there is.
+        chance: the share expected were the words of one method shuffled among each end's latents. Within an end,
+            because a parent's latent is never "child only" by correlation: which end it is of says half already.
+        kappa: (agree − chance) / (1 − chance), Cohen's κ; null where at each end one method has one word only.
     """
 
     n: int
@@ -92,43 +100,26 @@ class Agreement(Struct, frozen=True, kw_only=True):
 def agreement(meeting: pl.DataFrame) -> Agreement:
     """Summarise a table of `against_correlation`."""
     expected = pl.col("correlation").replace_strict(EXPECTED, default=None)
-    decided = meeting.filter(pl.col("crosscoder").is_in(list(EXPECTED.values()))).with_columns(word=expected)
+    decided = meeting.filter(pl.col("crosscoder").is_in(DECIDED)).with_columns(word=expected)
     decided = decided.drop_nulls("word")
     n = int(decided["count"].sum())
     if n == 0:
         return Agreement(n=0, agree=None, chance=None, kappa=None)
     agree = int(decided.filter(pl.col("word") == pl.col("crosscoder"))["count"].sum()) / n
-    chance = 0.0
-    for word in EXPECTED.values():
-        one = int(decided.filter(pl.col("word") == word)["count"].sum())
-        other = int(decided.filter(pl.col("crosscoder") == word)["count"].sum())
-        chance += one * other / n**2
-    kappa = (agree - chance) / (1 - chance) if chance < 1 else None
+    chance, telling = 0.0, False
+    for _, end in decided.group_by("member", maintain_order=True):
+        counts = np.zeros((len(DECIDED), len(DECIDED)))
+        for one, other, count in end.select("word", "crosscoder", "count").iter_rows():
+            counts[DECIDED.index(one), DECIDED.index(other)] += count
+        said = counts.sum(axis=1), counts.sum(axis=0)
+        chance += float(said[0] @ said[1]) / counts.sum() / n
+        telling |= all(np.count_nonzero(words) > 1 for words in said)
+    kappa = (agree - chance) / (1 - chance) if telling else None
     return Agreement(n=n, agree=agree, chance=chance, kappa=kappa)
 
 
-def _words(table: pl.DataFrame, edge: tuple[str, str]) -> list[str]:
-    """Return the crosscoder's word on every latent, for one edge."""
-    out = []
-    for verdict, owners in zip(table["verdict"], table["owners"], strict=True):
-        if verdict not in ("shared", "exclusive"):
-            out.append(str(verdict))
-            continue
-        has = edge[0] in owners, edge[1] in owners
-        out.append(
-            {(True, True): "both", (True, False): "parent only", (False, True): "child only"}.get(
-                has, "neither"
-            )
-        )
-    return out
-
-
-def _judged(side: Side, gone: str) -> ndarray:
-    return np.select([side.persists, side.disappears], ["persists", gone], "undecided")
-
-
-def _pairs(own: Codes, crosscoder: Codes, settings: Tracking) -> Int64[ndarray, " latents"]:
-    """Return the crosscoder's latent that matches each latent, −1 (the last word) where none does."""
+def partners(own: Codes, crosscoder: Codes, settings: Tracking) -> Int64[ndarray, " latents"]:
+    """Return the crosscoder's latent that matches each latent, −1 where none does."""
     best = correlate(
         own, crosscoder, top=settings.top, threshold=settings.tau, count_from=settings.tau
     ).forward
@@ -136,3 +127,20 @@ def _pairs(own: Codes, crosscoder: Codes, settings: Tracking) -> Int64[ndarray, 
     first = enough.argmax(axis=1)
     latent = best.latent[np.arange(len(first)), first].astype(np.int64)
     return np.where(enough.any(axis=1), latent, -1)
+
+
+def words_of(table: pl.DataFrame, edge: tuple[str, str]) -> ndarray:
+    """Return the crosscoder's word on every latent for one edge, and last that of a latent without a partner."""
+    has = {(True, True): "both", (True, False): "parent only", (False, True): "child only"}
+    out = [
+        has.get((edge[0] in owners, edge[1] in owners), "neither")
+        if verdict in ("shared", "exclusive")
+        else verdict
+        for verdict, owners in zip(table["verdict"], table["owners"], strict=True)
+    ]
+    return np.array([*out, "unpaired"])
+
+
+def judgement(side: Side, gone: str) -> ndarray:
+    """Return correlation's word on every latent of one end; `gone` is that of a latent with no match."""
+    return np.select([side.persists, side.disappears], ["persists", gone], "undecided")

@@ -90,6 +90,7 @@ def encode_members(sae: SAE, stores: Sequence[ActivationStore]) -> Codes:
         MismatchError: the stores are of other members, another width, or different streams.
     """
     joint = _joint(sae, stores)
+    sae = msgspec.structs.replace(sae, W_enc=sae.W_enc.T.contiguous().T)  # once, not for every batch
     parts = [sae.codes(joint.read(start, start + _BATCH)) for start in range(0, joint.n_tokens, _BATCH)]
     indptr = np.zeros(joint.n_tokens + 1, np.int64)
     np.cumsum(np.concatenate([np.diff(p.indptr) for p in parts]), out=indptr[1:])
@@ -102,6 +103,15 @@ def encode_members(sae: SAE, stores: Sequence[ActivationStore]) -> Codes:
         d_sae=sae.d_sae,
     )  # fmt: skip
     return Codes.of(meta, codes)
+
+
+def some_tokens(codes: Codes, start: int, stop: int) -> Sparse:
+    """Return the codes of tokens start … stop − 1."""
+    first = codes.indptr[start : min(stop, codes.n_tokens) + 1]
+    own = slice(first[0], first[-1])
+    return Sparse(
+        first - first[0], codes.latents[own].astype(np.int32), np.ascontiguousarray(codes.values[own])
+    )
 
 
 def relative_norms(sae: SAE) -> Float64[ndarray, "d_sae members"]:
@@ -124,12 +134,18 @@ class Scaling(Struct, frozen=True, eq=False):
     firings: Int64[ndarray, " d_sae"]
 
 
-def latent_scaling(sae: SAE, stores: Sequence[ActivationStore]) -> Scaling:
+def latent_scaling(sae: SAE, stores: Sequence[ActivationStore], codes: Codes | None = None) -> Scaling:
     """Measure ν_error and ν_reconstruction of every latent in every member, over a whole stream.
+
+    Args:
+        sae: a crosscoder.
+        stores: one per member.
+        codes: what `encode_members` made of these stores, if that is done already.
 
     Raises:
         MismatchError: the stores are of other members, another width, or different streams.
     """
+    codes = encode_members(sae, stores) if codes is None else codes
     joint, directions = _joint(sae, stores), _directions(sae)
     n_members, d_sae, d = directions.shape
     owner = np.linalg.norm(directions, axis=2).argmax(axis=0)
@@ -139,17 +155,16 @@ def latent_scaling(sae: SAE, stores: Sequence[ActivationStore]) -> Scaling:
     squares, firings = np.zeros(d_sae), np.zeros(d_sae, np.int64)
     sums = np.zeros((2, n_members, d_sae))
     for start in range(0, joint.n_tokens, _BATCH):
-        x = joint.read(start, start + _BATCH)
-        codes = sae.codes(x)
-        again = sae.expand(codes)
-        squares += np.bincount(codes.indices, np.square(codes.values, dtype=np.float64), minlength=d_sae)
-        firings += np.bincount(codes.indices, minlength=d_sae)
+        x, some = joint.read(start, start + _BATCH), some_tokens(codes, start, start + _BATCH)
+        again = sae.expand(some)
+        squares += np.bincount(some.indices, np.square(some.values, dtype=np.float64), minlength=d_sae)
+        firings += np.bincount(some.indices, minlength=d_sae)
         for kind, target in enumerate(((x - again) * scales, (again - bias) * scales)):
             for m in range(n_members):
-                slope = np.empty(len(codes.values), np.float32)
+                slope = np.empty(len(some.values), np.float32)
                 rows = np.ascontiguousarray(target[:, m * d : (m + 1) * d])
-                threshold.row_products(codes.indptr, codes.indices, rows, own, slope)
-                sums[kind, m] += np.bincount(codes.indices, slope * codes.values, minlength=d_sae)
+                threshold.row_products(some.indptr, some.indices, rows, own, slope)
+                sums[kind, m] += np.bincount(some.indices, slope * some.values, minlength=d_sae)
     sums[0] += squares * np.einsum("mjd,jd->mj", directions, own)  # the latent's own part, put back
     whose = sums[:, owner, np.arange(d_sae)]
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -157,8 +172,16 @@ def latent_scaling(sae: SAE, stores: Sequence[ActivationStore]) -> Scaling:
     return Scaling(ratio[0].T, ratio[1].T, firings)
 
 
-def crosscoder_table(sae: SAE, stores: Sequence[ActivationStore], *, min_firings: int = 50) -> pl.DataFrame:
+def crosscoder_table(
+    sae: SAE, stores: Sequence[ActivationStore], *, codes: Codes | None = None, min_firings: int = 50
+) -> pl.DataFrame:
     """Judge every latent of a crosscoder over a stream.
+
+    Args:
+        sae: a crosscoder.
+        stores: one per member.
+        codes: what `encode_members` made of these stores, if that is done already.
+        min_firings: firings that make a latent more than rare.
 
     Returns:
         one row per latent: latent, firings, relative_norm (one per member), owners (members that have it),
@@ -166,7 +189,7 @@ def crosscoder_table(sae: SAE, stores: Sequence[ActivationStore], *, min_firings
         members that lack it; null where none does), verdict: as by_norm, but an exclusive latent that fails
         latent scaling is *shrunk* or *decoupled*.
     """
-    scaling, relative, members = latent_scaling(sae, stores), relative_norms(sae), members_of(sae)
+    scaling, relative, members = latent_scaling(sae, stores, codes), relative_norms(sae), members_of(sae)
     has, lacks = relative >= HAS, relative <= LACKS
     fires = scaling.firings
     by_norm = np.select(
