@@ -26,7 +26,7 @@ from numpy import ndarray
 
 from heredity.features.codes import Codes
 from heredity.features.consensus import LEAST_SEEDS, Consensus, Links, consensus, gathered, links, shares
-from heredity.features.lineage import Lineage, heritability
+from heredity.features.lineage import Lineage, heritability, some_weight
 from heredity.features.nulls import Floor, floor
 from heredity.features.verdicts import Comparison, compare, eligible
 from heredity.seeds import generator
@@ -108,8 +108,9 @@ class ConsensusLineage:
         """Return the share of what all seeds of a member but one agree on that SAEs of another find."""
         left_out, asked = (range(len(self.lineage.members[name])) for name in (member, other))
         own, their = self.lineage.seed_draws(member), self.lineage.seed_draws(other)
-        pairs = [(h, t) for h in left_out for t in asked]
-        weight = np.array([own[:, h] * their[:, t] for h, t in pairs]).T
+        # Where seeds share a start, the other's SAE is asked that goes back to the seed left out, and to no other.
+        pairs = [(h, t) for h in left_out for t in asked if h == t or not self.lineage.shared_start]
+        weight = some_weight(np.array([own[:, h] * their[:, t] for h, t in pairs]).T)
         return self._mean([self._found(member, h, other, t) for h, t in pairs], weight)
 
     def floor(self, parent: str, child: str) -> Floor | None:

@@ -79,6 +79,8 @@ def _merge(lineage: Lineage, merge: str) -> list[dict[str, Any]]:
     observed: dict[str, list[tuple[float, float]]] = {}
     for t in range(len(lineage.members[merge])):
         for s in range(len(lineage.members[left])):
+            if lineage.related(s, t):
+                continue
             can = eligible(lineage.members[merge][t], lineage.settings)
             found = {name: _found(lineage, name, s, merge, t) for name in sources}
             for kind, marks in _kinds(found, left, right, can).items():

@@ -4,6 +4,10 @@ heritability = (persist − floor) / (ceiling − floor). Persistence averages t
 the ceiling is the geometric mean of the two ends' seed-to-seed shares. The interval resamples documents and
 seeds (floor: its shifts), everything together, so that what the three have in common cancels. No ratio is
 given when the interval of ceiling − floor includes 0.
+
+Where a child's SAE began at its parent's of the same seed (`shared_start`), these two share a start and their
+agreement is no evidence: shares are of pairs of different seeds only. Their starts go back to two independent
+SAEs of the root, as those of a ceiling's pair do, so that a child like its parent comes to 1 either way.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -112,6 +116,7 @@ class Lineage:
     Attributes:
         members: codes of every member, one per seed.
         edges: (parent, child), in the order given.
+        shared_start: SAEs of one seed begin at each other along the edges.
         progress: told what is about to be measured.
         warnings: what a reader must know beside the numbers.
     """
@@ -124,6 +129,7 @@ class Lineage:
         settings: Tracking,
         *,
         seed: int,
+        shared_start: bool = False,
         progress: Callable[[str], None] | None = None,
     ) -> None:
         """Prepare; every comparison is made when it is first asked for, and kept.
@@ -134,23 +140,30 @@ class Lineage:
             stream: the shared tokens.
             settings: τ and the rest.
             seed: of shifts and resamples.
+            shared_start: a child's SAE began at its parent's of the same seed: such pairs are in no share.
             progress: called with a line before each comparison.
 
         Raises:
             MismatchError: codes over different streams.
-            ConfigError: an edge names no member, or a member has no codes.
+            ConfigError: an edge names no member, a member has no codes, or one seed where starts are shared.
         """
         for name in (end for edge in edges for end in edge):
             if not members.get(name):
                 raise ConfigError(
                     f"edge with {name!r}: no codes of that member", "train and encode its SAEs first"
                 )
+        if shared_start and any(len(codes) < 2 for codes in members.values()):
+            raise ConfigError(
+                "one SAE per member, and each began at its parent's: no pair is independent",
+                "train at least two seeds per member",
+            )
         one = next(iter(members.values()))[0]
         for codes in members.values():
             for other in codes:
                 one.check_same_tokens(other)
         self.members = {name: list(codes) for name, codes in members.items()}
         self.edges, self.settings, self.seed = list(edges), settings, seed
+        self.shared_start = shared_start
         self.documents = Documents.of(stream)
         self.resampler = Resampler(self.documents, resamples=settings.resamples, seed=seed)
         self.progress = progress or (lambda _: None)
@@ -181,12 +194,20 @@ class Lineage:
         return self._comparisons[key]
 
     def comparisons(self, parent: str, child: str) -> list[Comparison]:
-        """Compare every seed of one member with every seed of another."""
+        """Compare two members by all pairs of seeds that shares are of."""
         return [self.comparison(parent, s, child, t) for s, t in self.pairs(parent, child)]
 
     def pairs(self, parent: str, child: str) -> list[tuple[int, int]]:
+        """Return every (seed of the parent, seed of the child) that shares are of: those without a shared start."""
+        return [pair for pair in self.all_pairs(parent, child) if not self.related(*pair)]
+
+    def all_pairs(self, parent: str, child: str) -> list[tuple[int, int]]:
         """Return every (seed of the parent, seed of the child)."""
         return [(s, t) for s in range(len(self.members[parent])) for t in range(len(self.members[child]))]
+
+    def related(self, s: int, t: int) -> bool:
+        """Say whether SAEs of two members with these seeds go back to one start."""
+        return self.shared_start and s == t
 
     def side(self, member: str, s: int, other: str, t: int) -> Side:
         """Return what one SAE's latents find in another's, from whichever way round the two were compared."""
@@ -225,12 +246,12 @@ class Lineage:
     def _measure(self, parent: str, child: str) -> EdgeResult:
         comparisons, pairs = self.comparisons(parent, child), self.pairs(parent, child)
         of_parent, of_child = self.seed_draws(parent), self.seed_draws(child)
-        weight = np.array([of_parent[:, s] * of_child[:, t] for s, t in pairs]).T
+        weight = some_weight(np.array([of_parent[:, s] * of_child[:, t] for s, t in pairs]).T)
         persist = _weighted([c.parent.bounds.shares for c in comparisons], weight)
         self.progress(f"{parent} → {child}: floor")
         chance = floor(
             self.members[parent], self.members[child], self.documents, self.settings, seed=self.seed,
-            name=f"{parent}/{child}",
+            name=f"{parent}/{child}", pairs=pairs,
         )  # fmt: skip
         by_chance = chance.resampled(
             self.settings.resamples, generator(self.seed, "resample shifts", parent, child)
@@ -251,10 +272,7 @@ class Lineage:
             both = self.comparison(member, s, member, t)
             sides += [both.parent, both.child]
         draws = self.seed_draws(member)
-        weight = np.array([draws[:, s] * draws[:, t] for s, t in pairs for _ in range(2)]).T
-        weight[weight.sum(axis=1) == 0] = (
-            1  # one seed drawn throughout has no second to compare with: take all
-        )
+        weight = some_weight(np.array([draws[:, s] * draws[:, t] for s, t in pairs for _ in range(2)]).T)
         return Ceiling(
             np.mean([side.curve for side in sides], axis=0),
             _weighted([side.bounds.shares for side in sides], weight),
@@ -277,6 +295,11 @@ class Lineage:
             )
         if any(len(codes) == 1 for codes in self.members.values()):
             lines.append("a member has one SAE only: edges with it have no ceiling and no heritability")
+        return [*lines, *self.uneven()]
+
+    def uneven(self) -> list[str]:
+        """Say of which edges the SAEs differ by more than 20 % in L0: a share between them is to be read with care."""
+        lines = []
         for parent, child in self.edges:
             named = {
                 f"{name} seed {seed}": codes.l0
@@ -285,6 +308,11 @@ class Lineage:
             }
             lines += [f"{parent} → {child}: {line}" for line in unequal_l0(named)]
         return lines
+
+
+def some_weight(weight: Float64[ndarray, "resamples pairs"]) -> Float64[ndarray, "resamples pairs"]:
+    """Return weights of pairs of seeds; a resample that drew none of the pairs takes all of them alike."""
+    return np.where(weight.sum(axis=1, keepdims=True) == 0, 1.0, weight)
 
 
 def _weighted(shares: list[ndarray], weight: ndarray) -> Float64[ndarray, "resamples taus"]:

@@ -78,6 +78,7 @@ def floor(
     *,
     seed: int,
     name: str,
+    pairs: Sequence[tuple[int, int]] | None = None,
 ) -> Floor:
     """Measure how many latents of the left find a match in the right once the right is shifted.
 
@@ -86,15 +87,16 @@ def floor(
         documents: of the stream.
         settings: τ grid, shifts, share of the latents per shift.
         seed, name: key of the draws.
+        pairs: places in the two, taken in turn; all of them by default.
 
     Raises:
         StoreError: a domain is too short to be shifted.
     """
-    pairs = [(a, b) for a in left for b in right]
+    taken = [(left[s], right[t]) for s, t in pairs] if pairs else [(a, b) for a in left for b in right]
     curves: dict[Name, list[Float64[ndarray, " taus"]]] = {kind: [] for kind in NAMES}
     seen, least = [], float(settings.taus[0])
     for shift in range(settings.shifts):
-        a, b = pairs[shift % len(pairs)]
+        a, b = taken[shift % len(taken)]
         draw = generator(seed, "floor", name, shift)
         rows = sampled(eligible(a, settings), settings.floor_share, draw)
         moved = rearranged(a, rows, shifted(documents, a.meta.context, draw))

@@ -146,8 +146,10 @@ def _histogram(lineage: Lineage, result: EdgeResult) -> pl.DataFrame:
 
 
 def _matches(lineage: Lineage, result: EdgeResult, decoders: Decoders | None) -> pl.DataFrame:
+    """List best partners, also between SAEs that share a start: those are in no share, but pages show them."""
     parts = []
-    for (s, t), both in zip(result.pairs, result.comparisons, strict=True):
+    for s, t in lineage.all_pairs(result.parent, result.child):
+        both = lineage.comparison(result.parent, s, result.child, t)
         weights = None if decoders is None else (decoders[result.parent][s], decoders[result.child][t])
         for name, side in (("parent", both.parent), ("child", both.child)):
             parts.append(_side_matches(result, (s, t), name, side, weights))
