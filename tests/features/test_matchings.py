@@ -102,6 +102,7 @@ def test_every_matching_has_floor_ceiling_and_false_discoveries(lineage):
     assert at["fdr"].max() < 0.01
     assert (at["fdr_high"] > 0).all()
     np.testing.assert_allclose(at["decoder_cosine_median"], 1)
+    np.testing.assert_allclose(at["decoder_cosine_null"], 0)  # the rows of an identity, dealt out anew
     for name in NAMES:
         curve = made.filter(matching=name)
         assert curve["persist"].to_list() == sorted(curve["persist"], reverse=True)
@@ -113,6 +114,17 @@ def test_every_matching_has_floor_ceiling_and_false_discoveries(lineage):
     assert edge["edges"]["fdr"].item() == at["fdr"][0]
     low = made.filter(tau=0.3).select("matching", "floor").rows()
     assert [share for _, share in low] == sorted((share for _, share in low), reverse=True)
+
+
+def test_partners_dealt_out_anew_keep_what_all_rows_have_in_common(lineage):
+    common = np.eye(N) + 3
+    made = matching_table(lineage, {"base": [common, common], "child": [common[::-1], common[::-1]]})
+    at = made.filter(tau=0.8)
+    np.testing.assert_allclose(at["decoder_cosine_median"], 1)
+    between = (9 * N + 6) / (9 * N + 7)  # of two different rows
+    np.testing.assert_allclose(at["decoder_cosine_null"], between)
+    again = matching_table(lineage, {"base": [common, common], "child": [common[::-1], common[::-1]]})
+    assert made.equals(again)
 
 
 def test_false_discoveries_are_the_floor_over_what_is_found():

@@ -33,7 +33,7 @@ def _matchings(edges: list[tuple[str, str]]) -> list[dict[str, Any]]:
             "parent": parent, "child": child, "matching": matching, "tau": tau, "persist": share,
             "persist_min": share - 0.01, "persist_max": share + 0.01, "persist_child": share, "floor": 0.001,
             "floor_p95": 0.003, "fdr": 0.0042, "fdr_high": 0.0231, "ceiling": 2 * share,
-            "decoder_cosine_median": 0.77,
+            "decoder_cosine_median": 0.77, "decoder_cosine_null": 0.06,
         }
         for parent, child in edges
         for matching, share in (("best", 0.31), ("mutual", 0.17), ("hungarian", 0.23))

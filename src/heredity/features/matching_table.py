@@ -12,12 +12,13 @@ from heredity.features.matchings import NAMES, Matching, Name, match
 from heredity.features.nulls import Floor, false_discovery
 from heredity.features.tables import Decoders, cosines
 from heredity.features.verdicts import Comparison, Tracking, matched_curve
+from heredity.seeds import generator
 
 _SCHEMA = {
     "parent": pl.String, "child": pl.String, "matching": pl.String, "tau": pl.Float64, "persist": pl.Float64,
     "persist_min": pl.Float64, "persist_max": pl.Float64, "persist_child": pl.Float64, "floor": pl.Float64,
     "floor_p95": pl.Float64, "fdr": pl.Float64, "fdr_high": pl.Float64, "ceiling": pl.Float64,
-    "decoder_cosine_median": pl.Float64,
+    "decoder_cosine_median": pl.Float64, "decoder_cosine_null": pl.Float64,
 }  # fmt: skip
 _Curves = tuple[Float64[ndarray, " taus"], Float64[ndarray, " taus"]]
 
@@ -31,13 +32,14 @@ def matching_table(lineage: Lineage, decoders: Decoders | None = None) -> pl.Dat
 
     Returns:
         one row per edge, matching and τ; persist_min and persist_max are over the pairs of seeds.
+        decoder_cosine_null is the median once the matched partners are dealt out anew among the matched.
     """
     rows = [
         row
         for name in NAMES
         for ceilings in [{member: _ceiling(lineage, member, name) for member in lineage.members}]
         for result in lineage.results()
-        for row in _rows(lineage.settings, result, name, ceilings, decoders)
+        for row in _rows(lineage, result, name, ceilings, decoders)
     ]
     return pl.DataFrame(rows, schema=_SCHEMA).with_columns(pl.col("fdr", "fdr_high").fill_nan(None))
 
@@ -53,12 +55,13 @@ def both_ways(both: Comparison, name: Name, settings: Tracking) -> tuple[Matchin
 
 
 def _rows(
-    settings: Tracking,
+    lineage: Lineage,
     result: EdgeResult,
     name: Name,
     ceilings: dict[str, Float64[ndarray, " taus"] | None],
     decoders: Decoders | None,
 ) -> list[dict[str, Any]]:
+    settings = lineage.settings
     matched = [both_ways(both, name, settings) for both in result.comparisons]
     seen = [_curves(both, pair, settings) for both, pair in zip(result.comparisons, matched, strict=True)]
     parent, child = (np.array([curves[side] for curves in seen]) for side in (0, 1))
@@ -69,7 +72,7 @@ def _rows(
     fdr, fdr_high = result.false_discovery if name == "best" else false_discovery(persist, floor)
     ends = ceilings[result.parent], ceilings[result.child]
     ceiling = None if ends[0] is None or ends[1] is None else np.sqrt(ends[0] * ends[1])
-    cosine = None if decoders is None else _cosine(result, matched, decoders)
+    cosine = None if decoders is None else _cosine(result, matched, decoders, (lineage.seed, name))
     rows = []
     for at, tau in enumerate(settings.taus):
         rows.append({
@@ -79,6 +82,7 @@ def _rows(
             "floor": float(floor.mean[at]), "floor_p95": float(floor.p95[at]), "fdr": float(fdr[at]),
             "fdr_high": float(fdr_high[at]), "ceiling": None if ceiling is None else float(ceiling[at]),
             "decoder_cosine_median": None if cosine is None else _median(cosine[1][cosine[0] >= tau]),
+            "decoder_cosine_null": None if cosine is None else _median(cosine[2][cosine[0] >= tau]),
         })  # fmt: skip
     return rows
 
@@ -105,17 +109,26 @@ def _curves(both: Comparison, matched: tuple[Matching, Matching], settings: Trac
 
 
 def _cosine(
-    result: EdgeResult, matched: list[tuple[Matching, Matching]], decoders: Decoders
-) -> tuple[Float64[ndarray, " n"], Float64[ndarray, " n"]]:
-    """Return r and the decoder cosine of every matched pair, all pairs of seeds together."""
-    scores, angles = [], []
+    result: EdgeResult,
+    matched: list[tuple[Matching, Matching]],
+    decoders: Decoders,
+    key: tuple[int, str],
+) -> tuple[Float64[ndarray, " n"], Float64[ndarray, " n"], Float64[ndarray, " n"]]:
+    """Return r and the decoder cosine of every matched pair, and the cosine with a partner dealt out anew.
+
+    The rows of a decoder have directions in common: two that were never matched do not have a cosine of 0.
+    """
+    scores, angles, chance = [], [], []
     for (s, t), both, (forward, _) in zip(result.pairs, result.comparisons, matched, strict=True):
         own = np.flatnonzero((forward.partner >= 0) & both.parent.eligible)
-        scores.append(forward.r[own])
-        angles.append(
-            cosines(decoders[result.parent][s], decoders[result.child][t], own, forward.partner[own])
+        partner, rows = forward.partner[own], (decoders[result.parent][s], decoders[result.child][t])
+        dealt = generator(key[0], "decoder cosine", result.parent, result.child, key[1], s, t).permutation(
+            partner
         )
-    return np.concatenate(scores), np.concatenate(angles)
+        scores.append(forward.r[own])
+        angles.append(cosines(*rows, own, partner))
+        chance.append(cosines(*rows, own, dealt))
+    return np.concatenate(scores), np.concatenate(angles), np.concatenate(chance)
 
 
 def _median(values: Float64[ndarray, " n"]) -> float | None:
