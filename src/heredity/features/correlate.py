@@ -116,6 +116,29 @@ def best_against(
     return r[:, 0], np.where(joint >= min_joint, r, 0.0).max(axis=1)
 
 
+def paired(
+    a: Codes, b: Codes, first: Int64[ndarray, " pairs"], second: Int64[ndarray, " pairs"]
+) -> tuple[Float64[ndarray, " pairs"], Int64[ndarray, " pairs"]]:
+    """Return r and the joint firings of given pairs of latents; r is 0 where one of the two never varies.
+
+    Args:
+        a, b: codes over the same stream.
+        first, second: latents of a and of b.
+
+    Raises:
+        MismatchError: the codes are over different streams.
+    """
+    a.check_same_tokens(b)
+    products = np.zeros((1, len(first)))
+    kernel.pair_sums(
+        first.astype(np.int64), second.astype(np.int64), a.starts, a.tokens, a.values_by_latent,
+        b.starts, b.tokens, b.values_by_latent, np.zeros(a.n_tokens, np.int32), products,
+    )  # fmt: skip
+    spread = products[0] - a.sums[first] * b.sums[second] / a.n_tokens
+    r = spread * a.inverse_norms[first] * b.inverse_norms[second]
+    return np.clip(r, -1.0, 1.0), _joint(a, b, identity(a.n_tokens), first, second)
+
+
 def identity(n_tokens: int) -> Int32[ndarray, " tokens"]:
     """Return the arrangement in which every token stands beside itself."""
     return np.arange(n_tokens, dtype=np.int32)

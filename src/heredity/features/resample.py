@@ -107,6 +107,30 @@ class Resampler:
         with one_blas_thread():  # the last bits of a product depend on how many there are
             return Totals(self.weights @ total, self.weights @ square)
 
+    def pairs(
+        self, a: Codes, b: Codes, first: Int64[ndarray, " n"], second: Int64[ndarray, " n"]
+    ) -> Float64[ndarray, "resamples n"]:
+        """Return r of given pairs of latents of a and b in every resample; 0 where one of the two never varies."""
+        n_documents, out = self.weights.shape[1], np.empty((len(self.weights), len(first)))
+        of_a, of_b = self.totals(a), self.totals(b)
+        part = max(1, _ROOM_BYTES // (8 * max(n_documents, len(self.weights))))
+        for start in range(0, len(first), part):
+            i, j = first[start : start + part].astype(np.int64), second[start : start + part].astype(np.int64)
+            sums = np.zeros((n_documents, len(i)))
+            kernel.pair_sums(
+                i, j, a.starts, a.tokens, a.values_by_latent, b.starts, b.tokens, b.values_by_latent,
+                self.documents.of_token, sums,
+            )  # fmt: skip
+            with one_blas_thread():
+                products = self.weights @ sums
+            n = self.n_tokens[:, None]
+            spread = products - of_a.total[:, i] * of_b.total[:, j] / n
+            squares = of_a.square[:, i] - np.square(of_a.total[:, i]) / n
+            squares *= of_b.square[:, j] - np.square(of_b.total[:, j]) / n
+            alive = squares > 1e-12 * np.maximum(of_a.square[:, i] * of_b.square[:, j], 1e-300)
+            out[:, start : start + part] = np.where(alive, spread / np.sqrt(np.where(alive, squares, 1)), 0.0)
+        return out
+
     def bounds(
         self,
         a: Codes,
