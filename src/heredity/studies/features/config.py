@@ -13,6 +13,7 @@ from heredity.errors import ConfigError
 from heredity.features.explain import build as build_explainer
 from heredity.features.verdicts import Tracking
 from heredity.models.train import LmTraining
+from heredity.studies.features.crosscoder_settings import CrosscoderSettings
 from heredity.studies.features.saes import Sae, check_saes
 from heredity.studies.settings import assigned
 
@@ -101,6 +102,9 @@ class Tracked(Protocol):
     def lineage(self) -> Tracking: ...
 
     @property
+    def crosscoder(self) -> CrosscoderSettings | None: ...
+
+    @property
     def highlights(self) -> int: ...
 
     @property
@@ -126,6 +130,7 @@ class StudyConfig(_Settings, frozen=True, kw_only=True):
     Attributes:
         name: of the family.
         lineage: how features are matched; the definitions are in docs/features.md.
+        crosscoder: one over all members, set against what correlation says; none without.
         highlights: features shown per edge and kind.
         explainers: how they are put into words: the name and the settings of each explainer.
         explain: latents of each member that are explained beside the highlights, the most telling first.
@@ -140,6 +145,7 @@ class StudyConfig(_Settings, frozen=True, kw_only=True):
     merge: Merge
     sae: Sae
     lineage: Tracking = Tracking()
+    crosscoder: CrosscoderSettings | None = None
     highlights: Count = 10
     explainers: tuple[dict[str, Any], ...] = ({"name": "rules"},)
     explain: Annotated[int, Meta(ge=0)] = 500

@@ -7,10 +7,13 @@ import polars as pl
 from jaxtyping import Int64
 from numpy import ndarray
 
+from heredity.errors import ConfigError
 from heredity.features import inheritance
+from heredity.features.codes import Codes
 from heredity.features.consensus_edges import ConsensusLineage
 from heredity.features.dictionary import dictionary
 from heredity.features.historical import historical_table
+from heredity.features.identity import identity_tables
 from heredity.features.l0 import unequal_l0
 from heredity.features.lineage import Lineage
 from heredity.features.matching_table import matching_table
@@ -23,6 +26,7 @@ from heredity.run import Run
 from heredity.studies.features.ablation import remove
 from heredity.studies.features.config import Tracked
 from heredity.studies.features.family import Say
+from heredity.studies.features.jobs import again, controlled, folder, sae_name, starts
 from heredity.studies.features.members import family_of
 from heredity.studies.features.pages import describe
 from heredity.studies.features.text import Streams
@@ -39,36 +43,81 @@ def follow(run: Run, config: Tracked, streams: Streams, *, device: str, say: Say
 def _compare(run: Run, config: Tracked, streams: Streams, *, device: str, say: Say) -> None:
     run.start_stage()
     codes = codes_of(run, config, streams, device=device)
-    members = {name: [codes[name, seed] for seed in range(config.sae.seeds)] for name in config.members}
+    warm, variant = config.sae.init == "parent", config.sae.variant
+    members = {name: codes[name, variant] for name in config.members}
     lineage = Lineage(
-        members, family_of(run).edges(), streams.shared, config.lineage, seed=run.seed, progress=say
-    )
-    saes = {
-        name: [load_sae(run.folder("saes") / f"{name}-topk-{seed}") for seed in range(config.sae.seeds)]
-        for name in config.members
-    }
+        members, family_of(run).edges(), streams.shared, config.lineage, seed=run.seed, shared_start=warm,
+        progress=say,
+    )  # fmt: skip
+    saes = {name: _saes(run, config, name, variant) for name in config.members}
     decoders = {name: [sae.W_dec.numpy() for sae in own] for name, own in saes.items()}
     made = edge_tables(lineage, decoders) | {"matchings": matching_table(lineage, decoders)}
     made["historical"] = historical_table(lineage, streams.shared, _strings(streams))
     agreed = ConsensusLineage(lineage)
     made |= inheritance.tables(lineage) | agreed.tables
-    save_dictionaries(run, agreed, saes)
+    if warm:
+        made |= _identity(run, config, lineage, decoders, codes)
+    unsaved = save_dictionaries(run, agreed, saes)
     for name, table in made.items():
         run.write_table(name, table)
-    warnings = [*lineage.warnings, *_unequal(run)]
-    run.write_table("warnings", pl.DataFrame({"text": warnings}, schema={"text": pl.String}))
+    run.write_table("warnings", _warnings(run, config, lineage, unsaved))
     say("describing features")
     describe(run, config, streams, lineage, decoders, device=device, say=say)
     run.finish_stage("lineage")
 
 
-def save_dictionaries(run: Run, agreed: ConsensusLineage, saes: Mapping[str, Sequence[SAE]]) -> None:
-    """Write every member's consensus features as an SAE."""
+def _saes(run: Run, config: Tracked, member: str, variant: str) -> list[SAE]:
+    return [load_sae(folder(run, sae_name(member, variant, seed))) for seed in range(config.sae.seeds)]
+
+
+def _identity(
+    run: Run,
+    config: Tracked,
+    lineage: Lineage,
+    decoders: Mapping[str, Sequence[ndarray]],
+    codes: Mapping[tuple[str, str], list[Codes]],
+) -> dict[str, pl.DataFrame]:
+    """Say what became of each latent along edges whose SAEs go back to one start."""
+    on = again(config.sae.variant)
+    known = controlled(run, config)
+    weights = {name: [sae.W_dec.numpy() for sae in _saes(run, config, name, on)] for name in known}
+    through = meetings(lineage.edges, starts(run, config))
+    return identity_tables(lineage, decoders, through, {name: codes[name, on] for name in known}, weights)
+
+
+def meetings(edges: Sequence[tuple[str, str]], begun: Mapping[str, str]) -> dict[tuple[str, str], str]:
+    """Return where the starts of each edge's two SAEs meet: at the parent, or at an ancestor; edges without are left out.
+
+    Args:
+        edges: (parent, child).
+        begun: the member at whose SAE each one's begins.
+    """
+
+    def line(member: str) -> list[str]:
+        return [member, *line(begun[member])] if member in begun else [member]
+
+    found = {}
+    for parent, child in edges:
+        shared = [name for name in line(child) if name in line(parent)]
+        if shared:
+            found[parent, child] = shared[0]
+    return found
+
+
+def save_dictionaries(run: Run, agreed: ConsensusLineage, saes: Mapping[str, Sequence[SAE]]) -> list[str]:
+    """Write every member's consensus features as an SAE; return what is to be said of those that cannot be."""
+    unsaved: list[str] = []
     for member in agreed.members:
         codes = agreed.codes(member)
-        if codes is not None:
+        if codes is None:
+            continue
+        try:
             one = dictionary(agreed.of(member), saes[member], l0=codes.l0)
-            save_sae(one, run.folder("saes") / f"{member}-consensus")
+        except ConfigError as error:  # gated: everything else about its consensus is known
+            unsaved.append(f"{member}: {error.message}")
+            continue
+        save_sae(one, run.folder("saes") / f"{member}-consensus")
+    return unsaved
 
 
 def _strings(streams: Streams) -> Int64[ndarray, " vocabulary"]:
@@ -77,6 +126,26 @@ def _strings(streams: Streams) -> Int64[ndarray, " vocabulary"]:
     known = max(len(words), int(np.asarray(streams.shared.tokens).max()) + 1)
     _, number = np.unique([str(words.decode([token])) for token in range(known)], return_inverse=True)
     return number.astype(np.int64)
+
+
+def _warnings(run: Run, config: Tracked, lineage: Lineage, unsaved: Sequence[str]) -> pl.DataFrame:
+    """Return the table `warnings`: text, and the anchor of the report's section that it stands in beside the limits."""
+    uneven = lineage.uneven()
+    rows: list[tuple[str, str | None]] = (
+        [(_SHARED_START, "persistence")] if config.sae.init == "parent" else []
+    )
+    rows += [(line, "persistence" if line in uneven else None) for line in lineage.warnings]
+    rows += [(line, None) for line in [*_unequal(run), *unsaved]]
+    return pl.DataFrame(rows, schema={"text": pl.String, "section": pl.String}, orient="row")
+
+
+_SHARED_START = (
+    "each child's SAEs begin at its parent's (sae.init = \"parent\"), so two SAEs of one seed share a start, and that they "
+    "agree is no evidence of inheritance: shares, ceilings and heritability are of pairs of different seeds only. "
+    "These, too, are more lenient than SAEs from random weights, for a child's SAE begins where features of its parent "
+    "are. Of first SAEs alone, which share a start, are: universal features, highlights, the features' pages, the "
+    "pairs that are ablated, the released code's rule, and which consensus features persist or vanish"
+)
 
 
 def _unequal(run: Run) -> list[str]:

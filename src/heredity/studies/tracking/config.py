@@ -14,6 +14,7 @@ from heredity.errors import ConfigError
 from heredity.family import Family, plain
 from heredity.features.explain import build as build_explainer
 from heredity.features.verdicts import Tracking
+from heredity.studies.features.crosscoder_settings import CrosscoderSettings
 from heredity.studies.features.config import Count, Share
 from heredity.studies.features.saes import Sae, check_saes
 from heredity.studies.settings import assigned, over
@@ -46,6 +47,7 @@ class TrackConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         name: of the family.
         family: its file.
         lineage: how features are matched; the definitions are in docs/features.md.
+        crosscoder: one over all members, set against what correlation says; none without.
         highlights: features shown per edge and kind.
         explainers: how they are put into words: the name and the settings of each explainer.
         explain: latents of each member that are explained beside the highlights, the most telling first.
@@ -58,6 +60,7 @@ class TrackConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     text: TrackText
     sae: Sae
     lineage: Tracking = Tracking()
+    crosscoder: CrosscoderSettings | None = None
     highlights: Count = 10
     explainers: tuple[dict[str, Any], ...] = ({"name": "rules"},)
     explain: Annotated[int, Meta(ge=0)] = 500
@@ -99,6 +102,11 @@ class Subject(msgspec.Struct, frozen=True):
     def lineage(self) -> Tracking:
         """Settings of the comparisons."""
         return self.config.lineage
+
+    @property
+    def crosscoder(self) -> CrosscoderSettings | None:
+        """Settings of the crosscoder, if there is one."""
+        return self.config.crosscoder
 
     @property
     def highlights(self) -> int:
