@@ -23,6 +23,7 @@ from heredity.features.sae._format import save as save_sae
 from heredity.features.tables import edge_tables
 from heredity.models.load import tokenizer
 from heredity.run import Run
+from heredity.studies.features import crosscoder
 from heredity.studies.features.ablation import remove
 from heredity.studies.features.config import Tracked
 from heredity.studies.features.family import Say
@@ -54,7 +55,7 @@ def _compare(run: Run, config: Tracked, streams: Streams, *, device: str, say: S
     made = edge_tables(lineage, decoders) | {"matchings": matching_table(lineage, decoders)}
     made["historical"] = historical_table(lineage, streams.shared, _strings(streams))
     agreed = ConsensusLineage(lineage)
-    made |= inheritance.tables(lineage) | agreed.tables
+    made |= inheritance.tables(lineage) | agreed.tables | crosscoder.edges(run, config, lineage)
     if warm:
         made |= _identity(run, config, lineage, decoders, codes)
     unsaved = save_dictionaries(run, agreed, saes)
@@ -135,7 +136,7 @@ def _warnings(run: Run, config: Tracked, lineage: Lineage, unsaved: Sequence[str
         [(_SHARED_START, "persistence")] if config.sae.init == "parent" else []
     )
     rows += [(line, "persistence" if line in uneven else None) for line in lineage.warnings]
-    rows += [(line, None) for line in [*_unequal(run), *unsaved]]
+    rows += [(line, None) for line in [*_unequal(run), *crosscoder.unequal(run, config, lineage), *unsaved]]
     return pl.DataFrame(rows, schema={"text": pl.String, "section": pl.String}, orient="row")
 
 

@@ -14,8 +14,8 @@ from heredity.errors import ConfigError
 from heredity.family import Family, plain
 from heredity.features.explain import build as build_explainer
 from heredity.features.verdicts import Tracking
-from heredity.studies.features.crosscoder_settings import CrosscoderSettings
 from heredity.studies.features.config import Count, Share
+from heredity.studies.features.crosscoder_settings import CrosscoderSettings
 from heredity.studies.features.saes import Sae, check_saes
 from heredity.studies.settings import assigned, over
 
