@@ -7,7 +7,6 @@ import polars as pl
 from jaxtyping import Int64
 from numpy import ndarray
 
-from heredity.errors import ConfigError
 from heredity.features import inheritance
 from heredity.features.codes import Codes
 from heredity.features.consensus_edges import ConsensusLineage
@@ -87,11 +86,11 @@ def _identity(
 
 
 def meetings(edges: Sequence[tuple[str, str]], begun: Mapping[str, str]) -> dict[tuple[str, str], str]:
-    """Return where the starts of each edge's two SAEs meet: at the parent, or at an ancestor; edges without are left out.
+    """Return where the starts of each edge's two SAEs meet: at the parent, or at an ancestor of both.
 
     Args:
         edges: (parent, child).
-        begun: the member at whose SAE each one's begins.
+        begun: the member at whose SAE each one's begins; of edges whose ends have none in common nothing is said.
     """
 
     def line(member: str) -> list[str]:
@@ -112,11 +111,13 @@ def save_dictionaries(run: Run, agreed: ConsensusLineage, saes: Mapping[str, Seq
         codes = agreed.codes(member)
         if codes is None:
             continue
-        try:
-            one = dictionary(agreed.of(member), saes[member], l0=codes.l0)
-        except ConfigError as error:  # gated: everything else about its consensus is known
-            unsaved.append(f"{member}: {error.message}")
+        kind = saes[member][0].variant
+        if not kind.has_b_enc:  # gated: all else about its consensus is known
+            unsaved.append(
+                f"{member}: its consensus features are not saved as an SAE, {type(kind).__name__} SAEs cannot be"
+            )
             continue
+        one = dictionary(agreed.of(member), saes[member], l0=codes.l0)
         save_sae(one, run.folder("saes") / f"{member}-consensus")
     return unsaved
 
@@ -136,16 +137,17 @@ def _warnings(run: Run, config: Tracked, lineage: Lineage, unsaved: Sequence[str
         [(_SHARED_START, "persistence")] if config.sae.init == "parent" else []
     )
     rows += [(line, "persistence" if line in uneven else None) for line in lineage.warnings]
-    rows += [(line, None) for line in [*_unequal(run), *crosscoder.unequal(run, config, lineage), *unsaved]]
+    rows += [(line, "crosscoder") for line in crosscoder.unequal(run, config, lineage)]
+    rows += [(line, None) for line in [*_unequal(run), *unsaved]]
     return pl.DataFrame(rows, schema={"text": pl.String, "section": pl.String}, orient="row")
 
 
 _SHARED_START = (
-    "each child's SAEs begin at its parent's (sae.init = \"parent\"), so two SAEs of one seed share a start, and that they "
-    "agree is no evidence of inheritance: shares, ceilings and heritability are of pairs of different seeds only. "
-    "These, too, are more lenient than SAEs from random weights, for a child's SAE begins where features of its parent "
-    "are. Of first SAEs alone, which share a start, are: universal features, highlights, the features' pages, the "
-    "pairs that are ablated, the released code's rule, and which consensus features persist or vanish"
+    "each child's SAEs begin at its parent's (sae.init = parent): two SAEs of one seed share a start, and that they agree "
+    "is no evidence of inheritance. Shares, ceilings and heritability are therefore of pairs of different seeds only; "
+    "these, too, are more lenient than SAEs from random weights, for a child's SAE begins where its parent's features "
+    "are. Of SAEs that share a start are: universal features, highlights, the pages of features, the pairs that are "
+    "ablated, the released code's rule, and which consensus features persist or vanish"
 )
 
 
