@@ -1,10 +1,12 @@
 import msgspec
 import numpy as np
+import polars as pl
 import pytest
 import torch
 from planted import CONTEXT, stream
 from transformers import MistralConfig, MistralForCausalLM
 
+from heredity.corpora.tokens import TokenStream
 from heredity.errors import ConfigError, DiskFullError, MismatchError, StoreError
 from heredity.features import harvest as module
 from heredity.features.harvest import harvest, harvest_sites
@@ -137,3 +139,13 @@ def test_a_small_disk_is_found_before_starting(model, tokens, tmp_path, monkeypa
     with pytest.raises(DiskFullError, match="needs"):
         harvest(model, tokens, SITE, tmp_path / "x")
     assert not list((tmp_path / "x").glob("*.bin"))
+
+
+def test_a_stream_shorter_than_a_context_is_refused_before_anything_is_written(model, tokens, tmp_path):
+    table = tokens.documents.head(1).with_columns(start=pl.lit(0), stop=pl.lit(CONTEXT - 1))
+    short = TokenStream(
+        tokens.tokens[: CONTEXT - 1], table, context=CONTEXT, domains=tokens.domains, tokenizer_sha256="none"
+    )
+    with pytest.raises(StoreError, match="shorter than one context"):
+        harvest(model, short, SITE, tmp_path / "x")
+    assert not (tmp_path / "x").exists()
