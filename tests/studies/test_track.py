@@ -8,10 +8,12 @@ import pytest
 
 pytest.importorskip("torch")
 
+from heredity.features.sae import TopK, load
 from heredity.features.store import StoreMeta, StoreWriter
 from heredity.features.train import Training
 from heredity.studies.features import track
-from heredity.studies.features.track import SaeJob, train_one
+from heredity.studies.features.jobs import SaeJob, generations
+from heredity.studies.features.track import train_one
 
 
 def store(folder: Path) -> str:
@@ -25,20 +27,25 @@ def store(folder: Path) -> str:
     return str(folder)
 
 
-def job(folder: Path, name: str) -> SaeJob:
+def job(folder: Path, name: str, start: str | None = None) -> SaeJob:
     return SaeJob(
-        member="m", variant="topk", seed=0, store=store(folder / f"{name}-store"), out=str(folder / name),
-        checkpoint=str(folder / f"{name}.safetensors"), latents=24, k=3, l1=1.0, stream=7, device="cpu",
+        member="m", variant="topk", seed=0, kind=TopK(d_sae=24, k=3), store=store(folder / f"{name}-store"),
+        out=str(folder / name), checkpoint=str(folder / f"{name}.safetensors"), stream=7, device="cpu", start=start,
         training=Training(tokens=64 * 300, batch_tokens=64, checkpoint_every=40),
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("stop_at", [60, 150, 250])
+@pytest.mark.parametrize(("stop_at", "warm"), [(60, False), (150, True), (250, False)])
 def test_history_and_weights_are_those_of_an_undisturbed_run(
-    tmp_path: Path, stop_at: int, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, stop_at: int, warm: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(track, "_LOG_EVERY", 10)
-    whole = train_one(job(tmp_path, "whole"))
+    start = None
+    if warm:
+        first = job(tmp_path, "first")
+        train_one(first)
+        start = first.out
+    whole = train_one(job(tmp_path, "whole", start))
     write = track.write_bytes
 
     def interrupted(path: Path, data: bytes) -> None:
@@ -46,7 +53,7 @@ def test_history_and_weights_are_those_of_an_undisturbed_run(
         if msgspec.json.decode(data)[-1]["step"] == stop_at:
             raise KeyboardInterrupt
 
-    broken = job(tmp_path, "broken")
+    broken = job(tmp_path, "broken", start)
     monkeypatch.setattr(track, "write_bytes", interrupted)
     with pytest.raises(KeyboardInterrupt):
         train_one(broken)
@@ -56,3 +63,13 @@ def test_history_and_weights_are_those_of_an_undisturbed_run(
     weights = [(tmp_path / name / "sae_weights.safetensors").read_bytes() for name in ("whole", "broken")]
     assert weights[0] == weights[1]
     assert not list(tmp_path.glob("*.json"))
+    assert ("init" in load(tmp_path / "broken").metadata) == warm
+
+
+def test_each_sae_is_trained_after_the_one_that_it_begins_with(tmp_path: Path) -> None:
+    names = {"d": "b", "b": "a", "a": None, "c": "a", "e": "gone"}
+    made = []
+    for name, start in names.items():
+        one = job(tmp_path, name, None if start is None else str(tmp_path / start))
+        made.append(one)
+    assert [[one.name for one in part] for part in generations(made)] == [["a", "e"], ["b", "c"], ["d"]]

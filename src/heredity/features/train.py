@@ -112,8 +112,15 @@ def train(
 
     Raises:
         MismatchError: the checkpoint belongs to other settings, or `start` is of another kind or shape.
-        StoreError: an activation is not finite (member, step and shard are named), or the loss no longer is.
+        StoreError: an activation is not finite (member, step and shard are named), or the loss no longer is; or
+            the store is smaller than one batch.
     """
+    if store.n_tokens < training.batch_tokens:  # a token would stand in one batch twice, and weigh double
+        raise StoreError(
+            f"SAE of {store.meta.member}, {store.meta.site}: {store.n_tokens:,} tokens are fewer than one batch of "
+            f"{training.batch_tokens:,}",
+            "lower batch_tokens, or harvest more text",
+        )
     training = _settled(training, variant, store.d, checkpoint, device)
     settings = _record(variant, store, training, seed, start)
     state = _resume(checkpoint, settings, training, device)

@@ -8,6 +8,7 @@ from heredity.models.load import threads
 from heredity.run import Run
 from heredity.studies.features.config import Tracked
 from heredity.studies.features.family import Say
+from heredity.studies.features.jobs import folder, sae_name
 from heredity.studies.features.members import load_member
 from heredity.studies.features.text import Streams
 
@@ -32,7 +33,7 @@ def remove(run: Run, config: Tracked, streams: Streams, *, device: str, say: Say
             say(f"{member}: nothing is ablated, for {reason}")
             continue
         with threads(config.threads):
-            sae = load_sae(run.folder("saes") / f"{member}-topk-0")
+            sae = load_sae(folder(run, sae_name(member, config.sae.variant, 0)))
             measured[member] = ablate(
                 sae, model, streams.test, config.sae.site, [one.latents for one in sets],
                 tokens_per_domain=min(config.sae.evaluation_tokens, TOKENS),

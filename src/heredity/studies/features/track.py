@@ -10,48 +10,37 @@ import polars as pl
 from tqdm import tqdm
 
 from heredity.atomic import write_bytes
-from heredity.errors import MismatchError
+from heredity.errors import MismatchError, StoreError
 from heredity.execute import Processes
 from heredity.features.codes import Codes, encode
 from heredity.features.evaluate import qualities, with_k
 from heredity.features.harvest import harvest
-from heredity.features.sae import L1, TopK
+from heredity.features.sae import SAE
 from heredity.features.sae._format import load as load_sae
 from heredity.features.sae._format import save as save_sae
 from heredity.features.store import ActivationStore
-from heredity.features.train import Training, train
+from heredity.features.train import train
 from heredity.models.load import threads
 from heredity.run import Run
-from heredity.seeds import key
 from heredity.studies.features.config import Tracked
 from heredity.studies.features.family import Say
+from heredity.studies.features.jobs import (
+    SaeJob,
+    again,
+    controlled,
+    generations,
+    jobs,
+    store_of,
+)
 from heredity.studies.features.members import ends_in, load_member
 from heredity.studies.features.text import Streams
 
 CURVE = (8, 16, 32, 64)
 _LOG_EVERY = 50
-
-
-class SaeJob(msgspec.Struct, frozen=True, kw_only=True):
-    """One SAE to train, as plain values that cross to a worker process."""
-
-    member: str
-    variant: str
-    seed: int
-    store: str
-    out: str
-    checkpoint: str
-    latents: int
-    k: int
-    l1: float
-    training: Training
-    stream: int
-    device: str
-
-    @property
-    def name(self) -> str:
-        """Folder of the SAE."""
-        return f"{self.member}-{self.variant}-{self.seed}"
+_CURVE = {
+    "member": pl.String, "variant": pl.String, "seed": pl.Int64, "k": pl.Int64, "l0": pl.Float64, "fvu": pl.Float64,
+    "ce_recovered": pl.Float64,
+}  # fmt: skip
 
 
 def train_saes(run: Run, config: Tracked, streams: Streams, *, device: str, progress: bool, say: Say) -> None:
@@ -59,8 +48,8 @@ def train_saes(run: Run, config: Tracked, streams: Streams, *, device: str, prog
     if run.done("saes"):
         return
     run.start_stage()
-    jobs = _jobs(run, config, device)
-    missing = [job for job in jobs if not (Path(job.out) / "history.json").exists()]
+    planned = jobs(run, config, device)
+    missing = [job for job in planned if not job.done]
     for member in dict.fromkeys(job.member for job in missing):
         _harvest(run, config, streams, member, device)
         say(f"{member}: activations harvested")
@@ -68,26 +57,27 @@ def train_saes(run: Run, config: Tracked, streams: Streams, *, device: str, prog
         say(
             f"training {len(missing)} SAEs of {config.sae.latents:,} latents on {config.sae.tokens:,} tokens each"
         )
-    done = Processes(config.workers).map(train_one, missing)
-    for job, history in zip(
-        missing, tqdm(done, total=len(missing), unit="SAE", disable=not progress, leave=False), strict=True
-    ):
-        for row in history:
-            run.metric(**row)
-        say(
-            f"{job.name}: FVU {history[-1]['fvu']:.3f} at L0 {history[-1]['l0']:.1f} on its last training batch"
-        )
-    rows = [row for job in jobs for row in msgspec.json.decode((Path(job.out) / "history.json").read_bytes())]
+    for part in generations(missing):
+        done = Processes(config.workers).map(train_one, part)
+        seen = tqdm(done, total=len(part), unit="SAE", disable=not progress, leave=False)
+        for job, history in zip(part, seen, strict=True):
+            for row in history:
+                run.metric(**row)
+            last = history[-1]
+            say(f"{job.name}: FVU {last['fvu']:.3f} at L0 {last['l0']:.1f} on its last training batch")
+    rows = [
+        row for job in planned for row in msgspec.json.decode((Path(job.out) / "history.json").read_bytes())
+    ]
     run.write_table("sae_training", pl.DataFrame(rows))
     shutil.rmtree(
         run.folder("activations"), ignore_errors=True
     )  # made again from models and text when needed
-    run.finish_stage("saes", count=len(jobs))
+    run.finish_stage("saes", count=len(planned))
 
 
 def train_one(job: SaeJob) -> list[dict[str, Any]]:
     """Train one SAE and save it in SAELens' layout with its history beside it; runs in a worker process."""
-    variant = TopK(d_sae=job.latents, k=job.k) if job.variant == "topk" else L1(d_sae=job.latents, l1=job.l1)
+    start = None if job.start is None else load_sae(Path(job.start))
     diary = Path(f"{job.checkpoint}.json")
     history: list[dict[str, Any]] = []
     before = msgspec.json.decode(diary.read_bytes()) if diary.exists() else []
@@ -103,8 +93,8 @@ def train_one(job: SaeJob) -> list[dict[str, Any]]:
     numba.set_num_threads(1)  # one thread per worker: the workers share the machine
     with threads(1):
         sae = train(
-            variant, ActivationStore.open(job.store), job.training, seed=job.stream, checkpoint=Path(job.checkpoint),
-            callback=log, device=job.device, progress=False,
+            job.kind, ActivationStore.open(job.store), job.training, seed=job.stream, start=start,
+            checkpoint=Path(job.checkpoint), callback=log, device=job.device, progress=False,
         )  # fmt: skip
     save_sae(sae, Path(job.out))
     write_bytes(Path(job.out) / "history.json", msgspec.json.encode(history))  # last: the SAE is done
@@ -119,24 +109,27 @@ def evaluate_saes(run: Run, config: Tracked, streams: Streams, *, device: str, s
         return
     run.start_stage()
     rows, curve = [], []
-    held_out = streams.test.head(config.sae.evaluation_tokens)
+    held_out, planned = streams.test.head(config.sae.evaluation_tokens), jobs(run, config, device)
     with threads(config.threads):
         for member in config.members:
             model = load_member(run, member, device=device)
-            jobs = [j for j in _jobs(run, config, device) if j.member == member]
-            saes = [load_sae(Path(job.out)) for job in jobs]
-            ks = [k for k in CURVE if k <= config.sae.latents] if member == config.root else []
+            own = [job for job in planned if job.member == member]
+            saes = [load_sae(Path(job.out)) for job in own]
+            # Only a TopK can be asked for another k than it was trained with.
+            ks = CURVE if member == config.root and config.sae.variant == "topk" else ()
+            ks = tuple(k for k in ks if k <= config.sae.latents)
             found = qualities(
                 [*saes, *(with_k(saes[0], k) for k in ks)], model, held_out, config.sae.site,
                 ends=ends_in(model, streams),
             )  # fmt: skip
-            for job, sae, one in zip(jobs, saes, found, strict=False):
+            for job, sae, one in zip(own, saes, found, strict=False):
                 who = {
                     "member": member,
                     "variant": job.variant,
                     "seed": job.seed,
                     "d_in": sae.d_in,
                     "d_sae": sae.d_sae,
+                    "init": _origin(job, sae),
                 }
                 rows.append({**who, "train_tokens": config.sae.tokens, **msgspec.to_builtins(one)})
                 recovered = "" if one.ce_recovered is None else f", CE recovered {one.ce_recovered:.1%}"
@@ -151,19 +144,32 @@ def evaluate_saes(run: Run, config: Tracked, streams: Streams, *, device: str, s
                     "fvu": q.fvu,
                     "ce_recovered": q.ce_recovered,
                 }
-                for q in found[len(jobs) :]
+                for q in found[len(own) :]
             ]
-    run.write_table("saes", pl.DataFrame(rows, infer_schema_length=None))
-    run.write_table("sae_curve", pl.DataFrame(curve))
+    known = {"init": pl.String}  # also where all are null
+    run.write_table("saes", pl.DataFrame(rows, infer_schema_length=None, schema_overrides=known))
+    run.write_table("sae_curve", pl.DataFrame(curve, schema=_CURVE))
     run.finish_stage("sae quality")
 
 
-def codes_of(run: Run, config: Tracked, streams: Streams, *, device: str) -> dict[tuple[str, int], Codes]:
-    """Return the sparse codes of every member and seed over the shared stream, made when they are not on disk."""
-    found: dict[tuple[str, int], Codes] = {}
+def codes_of(
+    run: Run, config: Tracked, streams: Streams, *, device: str
+) -> dict[tuple[str, str], list[Codes]]:
+    """Return the sparse codes of every SAE that is followed or a control, made where they are not on disk.
+
+    Returns:
+        codes by seed, for each (member, variant).
+
+    Raises:
+        StoreError: no latent of an SAE fires often enough to be judged.
+    """
+    planned = jobs(run, config, device)
+    kinds = [(member, config.sae.variant) for member in config.members]
+    kinds += [(member, again(config.sae.variant)) for member in controlled(run, config)]
+    found: dict[tuple[str, str], list[Codes]] = {}
     for member in config.members:
-        jobs = [j for j in _jobs(run, config, device) if j.member == member and j.variant == "topk"]
-        missing = [j for j in jobs if not (run.folder("codes") / j.name / "meta.json").exists()]
+        own = [job for job in planned if (job.member, job.variant) in kinds and job.member == member]
+        missing = [job for job in own if not (run.folder("codes") / job.name / "meta.json").exists()]
         if missing:
             model = load_member(run, member, device=device)
             with threads(config.threads):
@@ -179,48 +185,45 @@ def codes_of(run: Run, config: Tracked, streams: Streams, *, device: str) -> dic
                 for job in missing:
                     encode(load_sae(Path(job.out)), store).save(run.folder("codes") / job.name)
             shutil.rmtree(store.path, ignore_errors=True)
-        for job in jobs:
+        for job in own:
             codes = Codes.open(run.folder("codes") / job.name)
             if codes.meta.stream_digest != streams.shared.digest:
                 raise MismatchError(
                     f"{job.name}: codes of another token stream", "remove the run's codes and resume"
                 )
-            found[member, job.seed] = codes
+            _check_firings(job.name, codes, config)
+            found.setdefault((member, job.variant), []).append(codes)
     return found
+
+
+def _check_firings(name: str, codes: Codes, config: Tracked) -> None:
+    """Refuse an SAE none of whose latents can be judged: all its shares would be of nothing."""
+    most = int(codes.firings.max())
+    if most < config.lineage.min_firings:
+        raise StoreError(
+            f"{name}: no latent fires {config.lineage.min_firings} times on the {codes.n_tokens:,} tokens compared on "
+            f"(L0 {codes.l0:.2f}; the busiest latent fires {most} times)",
+            "lower the penalty in sae.options, train for longer, or compare on more text",
+        )
+
+
+def _origin(job: SaeJob, sae: SAE) -> str | None:
+    """Name the SAE that one began with, and the digest of its weights."""
+    return None if job.start is None else f"{Path(job.start).name} {sae.metadata['init']['digest']}"
 
 
 def _harvest(run: Run, config: Tracked, streams: Streams, member: str, device: str) -> None:
     domains = config.domains_of(member) if config.sae.mix == "cumulative" else streams.train.domains
     text = streams.train.of(domains).head(config.sae.stream_tokens)
+    if text.n_tokens < config.sae.batch_tokens:
+        raise StoreError(
+            f"{member}: {text.n_tokens:,} tokens to train SAEs on are fewer than one batch of "
+            f"{config.sae.batch_tokens:,}",
+            "lower sae.batch_tokens, raise sae.stream_tokens, or add text",
+        )
     model = load_member(run, member, device=device)
     with threads(config.threads):
         harvest(
-            model, text, config.sae.site, _store(run, member), member=member, dtype=config.sae.keep,
+            model, text, config.sae.site, store_of(run, member), member=member, dtype=config.sae.keep,
             ends=ends_in(model, streams),
         )  # fmt: skip
-
-
-def _store(run: Run, member: str) -> Path:
-    return run.folder("activations") / member
-
-
-def _jobs(run: Run, config: Tracked, device: str) -> list[SaeJob]:
-    plan = [(member, "topk", seed) for member in config.members for seed in range(config.sae.seeds)]
-    if config.sae.l1 is not None:
-        plan.append((config.root, "l1", 0))
-    training = Training(
-        tokens=config.sae.tokens, batch_tokens=config.sae.batch_tokens, rate=config.sae.learning_rate,
-        beta2=config.sae.beta2, dtype=config.sae.dtype, dead_after_tokens=min(100_000, max(1, config.sae.tokens // 10)),
-        resample_every_tokens=min(500_000, max(1, config.sae.tokens // 6)),
-    )  # fmt: skip
-    return [
-        SaeJob(
-            member=member, variant=variant, seed=seed, store=str(_store(run, member)), latents=config.sae.latents,
-            out=str(run.folder("saes") / f"{member}-{variant}-{seed}"), training=training,
-            k=config.sae.k, l1=config.sae.l1 or 0.0,
-            checkpoint=str(run.folder("work") / f"{member}-{variant}-{seed}.safetensors"), device=device,
-            # Every SAE draws its own numbers: latents of two members must not align because of a shared start.
-            stream=key(run.seed, "sae", member, variant, seed) >> 1,
-        )
-        for member, variant, seed in plan
-    ]  # fmt: skip
