@@ -4,6 +4,7 @@ import numpy as np
 import polars as pl
 import pytest
 from planted import codes, dense, noisy, stream
+from test_crosscoding import judged
 
 from heredity.features.crosscoder_edges import crosscoder_tables
 from heredity.features.crosscoder_verdicts import agreement
@@ -30,15 +31,11 @@ def planted_lineage():
     return lineage, codes(noisy(true, 0.1, 99), tokens, "base+lua")
 
 
-def judged(words):
-    owners = {"both": ["base", "lua"], "base": ["base"], "lua": ["lua"]}
-    verdicts = ["shared" if word == "both" else "exclusive" if word in owners else word for word in words]
-    return pl.DataFrame({"verdict": verdicts, "owners": [owners.get(word, []) for word in words]})
-
-
 def test_what_is_planted_agrees_and_has_its_nulls(planted_lineage):
     lineage, crosscoder = planted_lineage
-    tables = crosscoder_tables(lineage, judged(["both"] * 20 + ["base"] * 10 + ["lua"] * 10), crosscoder)
+    tables = crosscoder_tables(
+        lineage, judged(["both"] * 20 + ["parent only"] * 10 + ["child only"] * 10), crosscoder
+    )
     pairs = tables["crosscoder_pairs"]
     assert pairs["member"].to_list() == ["base", "lua"]
     assert pairs["n"].to_list() == [30, 30]
@@ -59,11 +56,11 @@ def test_each_pair_of_seeds_counts_and_the_interval_holds_the_whole(planted_line
     # of the kept: 12 shared, 4 base's alone, 4 graded; of the lost 6 are base's; of the new 7 are lua's
     words = (
         ["both"] * 12
-        + ["base"] * 4
+        + ["parent only"] * 4
         + ["graded"] * 4
-        + ["base"] * 6
+        + ["parent only"] * 6
         + ["both"] * 4
-        + ["lua"] * 7
+        + ["child only"] * 7
         + ["both"] * 3
     )
     tables = crosscoder_tables(lineage, judged(words), crosscoder)

@@ -10,7 +10,7 @@ from sae_examples import bits, some
 from test_sae_training import write_store
 
 from heredity.errors import ConfigError, MismatchError, StoreError
-from heredity.features.crosscoder_verdicts import against_correlation, agreement
+from heredity.features.crosscoder_verdicts import against_correlation, agreement, words_of
 from heredity.features.crosscoding import (
     crosscoder_table,
     encode_members,
@@ -151,6 +151,8 @@ def test_latent_scaling_finds_false_exclusives(tmp_path):
         assert table["by_norm"].to_list() == ["exclusive", "shared", "shared", "shared"]
         assert table["verdict"].to_list() == [want, "shared", "shared", "shared"]
         assert table["owners"].to_list()[0] == ["a"]
+        assert words_of(table, ("a", "b"))[0] == ("parent only" if want == "exclusive" else "shrunk")
+        assert words_of(table, ("b", "a"))[0] == ("child only" if want == "exclusive" else "shrunk")
         assert table["nu_error"][0] == pytest.approx(0.7 if want == "shrunk" else 0, abs=0.01)
         assert table["nu_error"][1] is None
         scaling = latent_scaling(one, stores)
@@ -174,6 +176,7 @@ def test_latent_scaling_finds_what_another_latent_writes(tmp_path):
     table = crosscoder_table(msgspec.structs.replace(sae, W_enc=encoder), stores)
     assert table["by_norm"].to_list() == ["exclusive", "exclusive", "shared"]
     assert table["verdict"].to_list() == ["decoupled", "decoupled", "shared"]
+    assert words_of(table, ("a", "b"))[:3].tolist() == ["decoupled", "decoupled", "both"]
     assert table["nu_reconstruction"][0] == pytest.approx(1, abs=1e-3)
 
 
@@ -194,7 +197,25 @@ def test_three_members_and_rare_and_dead_latents(tmp_path):
     table = crosscoder_table(msgspec.structs.replace(sae, W_enc=encoder), stores)
     assert table["by_norm"].to_list() == ["exclusive", "graded", "shared", "dead", "rare"]
     assert table["owners"].to_list()[:2] == [["a", "b"], ["a", "c"]]
-    assert table["relative_norm"].to_list()[1] == pytest.approx([1, 0.5, 0.9])
+    assert table["relative_norm"].to_list()[1] == pytest.approx({"a": 1, "b": 0.5, "c": 0.9})
+    # An edge has a word of its own: what is graded over all three is shared by a and c, and b and c lack what is a's.
+    assert words_of(table, ("a", "c"))[:3].tolist() == ["parent only", "both", "both"]
+    assert words_of(table, ("b", "c"))[:3].tolist() == ["parent only", "graded", "both"]
+    assert words_of(table, ("c", "a")).tolist() == ["child only", "both", "both", "dead", "rare", "unpaired"]
+    nowhere = table.with_columns(relative_norm=pl.struct(a=pl.lit(1.0), b=pl.lit(0.1), c=pl.lit(0.2)))
+    assert words_of(nowhere, ("b", "c"))[2] == "neither"
+    with pytest.raises(MismatchError, match=r"over \['a', 'b', 'c'\], not over 'perl'"):
+        words_of(table, ("a", "perl"))
+
+
+def judged(words):
+    """A crosscoder's table over base and lua, one latent per word."""
+    norms = {"both": (1.0, 0.9), "parent only": (1.0, 0.1), "child only": (0.1, 1.0), "graded": (1.0, 0.5)}
+    found = np.array([norms[word] for word in words])
+    own = (found == 1.0).astype(float)  # the end that lacks a latent has nothing of it elsewhere
+    by_end = [pl.DataFrame(values, schema=["base", "lua"]).to_struct() for values in (found, own, own)]
+    names = ("relative_norm", "nu_errors", "nu_reconstructions")
+    return pl.DataFrame({"verdict": ["judged"] * len(words), **dict(zip(names, by_end, strict=True))})
 
 
 def planted_edge():
@@ -205,12 +226,7 @@ def planted_edge():
     child = np.where((np.arange(40) < 20) | (np.arange(40) >= 30), noisy(true, 0.1, 2), 0)
     both = codes(noisy(true, 0.1, 3), tokens, "base+lua")
     ends = codes(parent, tokens, "base"), codes(child, tokens, "lua")
-    table = pl.DataFrame(
-        {
-            "verdict": ["shared"] * 20 + ["exclusive"] * 20,
-            "owners": [["base", "lua"]] * 20 + [["base"]] * 10 + [["lua"]] * 10,
-        }
-    )
+    table = judged(["both"] * 20 + ["parent only"] * 10 + ["child only"] * 10)
     settings = Tracking()
     resampler = Resampler(Documents.of(tokens), resamples=50, seed=0)
     totals = [resampler.totals(end) for end in ends]
@@ -229,10 +245,7 @@ def test_both_methods_are_set_side_by_side():
     ]
     found = agreement(meeting)
     assert (found.n, found.agree, found.kappa) == (60, 1.0, 1.0)
-    wrong = table.with_columns(
-        owners=pl.Series([["base", "lua"]] * 30 + [["lua"]] * 10),
-        verdict=pl.Series(["shared"] * 18 + ["graded"] * 2 + ["shared"] * 10 + ["exclusive"] * 10),
-    )
+    wrong = judged(["both"] * 18 + ["graded"] * 2 + ["both"] * 10 + ["child only"] * 10)
     meeting = against_correlation(wrong, both, ("base", "lua"), ends, comparison, settings)
     assert ("base", "disappears", "both", 10, 1.0) in meeting.rows()
     assert ("base", "persists", "graded", 2, 0.1) in meeting.rows()
@@ -245,8 +258,6 @@ def test_both_methods_are_set_side_by_side():
     assert found.kappa == pytest.approx((46 / 56 - chance) / (1 - chance))
     one_word = agreement(meeting.filter(pl.col("member") == "base"))
     assert (one_word.agree, one_word.kappa) == (one_word.chance, None)
-    other = ("perl", "lua")
-    assert "neither" in against_correlation(table, both, other, ends, comparison, settings)["crosscoder"]
     nothing = agreement(meeting.filter(pl.col("crosscoder") == "graded"))
     assert (nothing.n, nothing.agree, nothing.kappa) == (0, None, None)
     with pytest.raises(MismatchError, match="39 latents"):

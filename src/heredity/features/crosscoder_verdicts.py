@@ -14,6 +14,7 @@ from numpy import ndarray
 from heredity.errors import MismatchError
 from heredity.features.codes import Codes
 from heredity.features.correlate import correlate
+from heredity.features.crosscoding import HAS, LACKS, NU_ERROR, NU_RECONSTRUCTION
 from heredity.features.verdicts import Comparison, Side, Tracking
 
 DECIDED = ("both", "parent only", "child only")
@@ -130,15 +131,41 @@ def partners(own: Codes, crosscoder: Codes, settings: Tracking) -> Int64[ndarray
 
 
 def words_of(table: pl.DataFrame, edge: tuple[str, str]) -> ndarray:
-    """Return the crosscoder's word on every latent for one edge, and last that of a latent without a partner."""
-    has = {(True, True): "both", (True, False): "parent only", (False, True): "child only"}
-    out = [
-        has.get((edge[0] in owners, edge[1] in owners), "neither")
-        if verdict in ("shared", "exclusive")
-        else verdict
-        for verdict, owners in zip(table["verdict"], table["owners"], strict=True)
-    ]
-    return np.array([*out, "unpaired"])
+    """Return the crosscoder's word on every latent for one edge, and last that of a latent without a partner.
+
+    The two ends alone are compared, whatever other members have: 0.8 and 0.2 are of the larger norm of the two, ν is
+    the ratio of the end that lacks the latent to the other. Neither has it where both norms are at most 0.2 of the
+    largest of all members.
+
+    Raises:
+        MismatchError: the crosscoder is not over both ends.
+    """
+    known = table["relative_norm"].struct.fields
+    strangers = [name for name in edge if name not in known]
+    if strangers:
+        raise MismatchError(
+            f"the crosscoder is over {known}, not over {strangers[0]!r}", "give it that edge's members"
+        )
+    norms, errors, again = (
+        np.stack([table[column].struct.field(name).cast(pl.Float64).to_numpy() for name in edge], axis=1)
+        for column in ("relative_norm", "nu_errors", "nu_reconstructions")
+    )
+    largest, lower = norms.max(axis=1), norms.argmin(axis=1)
+    share = norms.min(axis=1) / np.maximum(largest, 1e-30)
+    rows, alone = np.arange(len(table)), share <= LACKS
+    with np.errstate(divide="ignore", invalid="ignore"):
+        error = errors[rows, lower] / errors[rows, 1 - lower]
+        reconstruction = again[rows, lower] / again[rows, 1 - lower]
+    verdict = table["verdict"].to_numpy()
+    words = np.select(
+        [
+            verdict == "dead", verdict == "rare", largest <= LACKS, share >= HAS, alone & ~(error < NU_ERROR),
+            alone & ~(reconstruction < NU_RECONSTRUCTION), alone & (lower == 1), alone,
+        ],
+        ["dead", "rare", "neither", "both", "shrunk", "decoupled", "parent only", "child only"],
+        "graded",
+    )  # fmt: skip
+    return np.array([*words, "unpaired"])
 
 
 def judgement(side: Side, gone: str) -> ndarray:

@@ -184,10 +184,10 @@ def crosscoder_table(
         min_firings: firings that make a latent more than rare.
 
     Returns:
-        one row per latent: latent, firings, relative_norm (one per member), owners (members that have it),
-        by_norm (shared | exclusive | graded | rare | dead), nu_error and nu_reconstruction (the largest over the
-        members that lack it; null where none does), verdict: as by_norm, but an exclusive latent that fails
-        latent scaling is *shrunk* or *decoupled*.
+        one row per latent: latent, firings, relative_norm (by member), owners (members that have it), by_norm
+        (shared | exclusive | graded | rare | dead), nu_error and nu_reconstruction (the largest over the members that
+        lack it; null where none does), nu_errors and nu_reconstructions (by member; null where the owner's is not
+        positive), verdict: as by_norm, but an exclusive latent that fails latent scaling is *shrunk* or *decoupled*.
     """
     scaling, relative, members = latent_scaling(sae, stores, codes), relative_norms(sae), members_of(sae)
     has, lacks = relative >= HAS, relative <= LACKS
@@ -211,17 +211,24 @@ def crosscoder_table(
         {
             "latent": np.arange(sae.d_sae),
             "firings": fires,
-            "relative_norm": relative.tolist(),
+            "relative_norm": _by_member(members, relative),
             "owners": [[m for m, own in zip(members, row, strict=True) if own] for row in has],
             "by_norm": by_norm,
             "nu_error": worst["error"],
             "nu_reconstruction": worst["reconstruction"],
+            "nu_errors": _by_member(members, scaling.error),
+            "nu_reconstructions": _by_member(members, scaling.reconstruction),
             "verdict": verdict,
         },
         schema_overrides={"by_norm": pl.String, "verdict": pl.String},
     )
     nu = pl.col("nu_error", "nu_reconstruction")
     return table.with_columns(pl.when(nu.is_finite()).then(nu))
+
+
+def _by_member(members: Sequence[str], values: Float64[ndarray, "d_sae members"]) -> pl.Series:
+    columns = [pl.Series(name, values[:, m]).fill_nan(None) for m, name in enumerate(members)]
+    return pl.DataFrame(columns).to_struct()
 
 
 def members_of(sae: SAE) -> tuple[str, ...]:
