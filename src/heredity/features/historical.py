@@ -8,8 +8,7 @@ Pearson's r over the strings that both have is at least 0.80, from two strings i
 Two points always lie on a line, so with two strings in common r is 1 or −1: half of such pairs match whatever
 they are. A latent counts as persisting when any of all latents of the other model matches it. `historical_table`
 says what the rule counts on the same codes as ours, and what it counts once the child's codes are shifted so
-that nothing can be shared token by token. Every pair costs as many steps as it has strings in common, and
-nearly all have some: the table tries up to 512 drawn latents of the parent against all of the child.
+that nothing can be shared token by token.
 """
 
 from typing import Any
@@ -24,13 +23,12 @@ from numpy import ndarray
 from heredity.corpora.tokens import TokenStream
 from heredity.features.codes import Codes
 from heredity.features.lineage import Lineage
-from heredity.features.nulls import rearranged, sampled, shifted
+from heredity.features.nulls import rearranged, shifted
 from heredity.seeds import generator
 
 TAU = 0.8
 LEAST_STRINGS = 2
 SAMPLE = 0.5
-_LATENTS = 512
 
 
 class StringMeans(Struct, frozen=True, eq=False):
@@ -136,7 +134,7 @@ def historical_table(
         a, b = lineage.members[parent][0], lineage.members[child][0]
         draw = generator(lineage.seed, "historical shift", parent, child)
         beside = shifted(lineage.documents, b.meta.context, draw)
-        rows = sampled(a.firings > 0, min(1.0, _LATENTS / max(1, int((a.firings > 0).sum()))), draw)
+        rows = np.flatnonzero(a.firings > 0)
         moved = rearranged(b, np.arange(b.d_sae), beside)
         at, result = lineage.settings.at, lineage.result(parent, child)
         ours = {
