@@ -15,6 +15,7 @@ from heredity.report.sections import (
     flow,
     found,
     historical,
+    identity,
     inheritance,
     limits,
     losses,
@@ -30,8 +31,8 @@ from heredity.run import Run
 COMMANDS = ("demo", "track")
 
 _SECTIONS: tuple[ModuleType, ...] = (
-    found, done, family, losses, sweep, saes, flow, persistence, consensus, inheritance, matchings, historical,
-    ablation, features, meaning, every, limits,
+    found, done, family, losses, sweep, saes, flow, persistence, identity, consensus, inheritance, matchings,
+    historical, ablation, features, meaning, every, limits,
 )  # fmt: skip
 
 

@@ -13,7 +13,13 @@ _ROW, _LINE, _FRAME = 16, 20, 104
 
 
 def between(
-    rows: pl.DataFrame, *, x: str, percent: bool = True, chance: str = "floor", below: float = 0.0
+    rows: pl.DataFrame,
+    *,
+    x: str,
+    percent: bool = True,
+    chance: str = "floor",
+    top: str = "ceiling",
+    below: float = 0.0,
 ) -> Plot:
     """Draw one line per row and series: chance, the value with its interval, and the ceiling.
 
@@ -23,6 +29,7 @@ def between(
         x: title of the axis.
         percent: the values are shares, drawn in per cent.
         chance: what the floor is called.
+        top: what the ceiling is called.
         below: how far, in rows, the floor is drawn under its value.
     """
     names = list(rows["row"].unique(maintain_order=True))
@@ -41,7 +48,7 @@ def between(
     if below:  # an interval of its own would be hidden by the value's
         data[-1] = _lowered(data[-1], below)
     if "ceiling" in rows.columns and rows["ceiling"].count():
-        data.append(_marks(table, "ceiling", "ceiling", "var(--ink)", "line-ns-open", scale, ending))
+        data.append(_marks(table, "ceiling", top, "var(--ink)", "line-ns-open", scale, ending))
     for place, one in enumerate(series):
         own = table.filter(pl.col("series") == one).drop_nulls("value")
         data.append(_values(own, one, _SYMBOLS[place % len(_SYMBOLS)], scale, ending))

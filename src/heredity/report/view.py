@@ -67,6 +67,25 @@ class View:
         """The correlation at which two latents count as one feature."""
         return float(self.table("edges")["tau"][0]) if self.has("edges") else 0.80
 
+    @cached_property
+    def variant(self) -> str:
+        """Kind of SAE whose features are followed, as tables call it."""
+        return str(self.record["config"].get("sae", {}).get("variant", "topk"))
+
+    @property
+    def shared_start(self) -> bool:
+        """Whether each child's SAEs began at its parent's."""
+        return bool(self.record["config"].get("sae", {}).get("init") == "parent")
+
+    def warnings(self, section: str | None = None) -> list[str]:
+        """Return the warnings that stand in a section; without one, those that stand in none."""
+        if not self.has("warnings"):
+            return []
+        table = self.table("warnings")
+        if "section" not in table.columns:
+            table = table.with_columns(section=pl.lit(None, pl.String))
+        return table.filter(pl.col("section").eq_missing(pl.lit(section, pl.String)))["text"].to_list()
+
     def edges(self) -> list[dict[str, Any]]:
         """Rows of the table of edges, in its order."""
         return self.table("edges").to_dicts()

@@ -13,7 +13,7 @@ PLAN = Plan("limits", "Limits")
 def values(view: View) -> dict[str, Any]:
     """Give the facts that the sentences on limits depend on."""
     saes = view.table("saes") if view.has("saes") else None
-    seeds = int(saes.filter(variant="topk")["seed"].n_unique()) if saes is not None else None
+    seeds = int(saes.filter(variant=view.variant)["seed"].n_unique()) if saes is not None else None
     config = view.record["config"]
     return {
         "seeds": seeds,
@@ -26,7 +26,8 @@ def values(view: View) -> dict[str, Any]:
         "rules_only": _rules_only(view),
         "ablated": view.has("ablation"),
         "effects": view.has("effects"),
-        "warnings": view.table("warnings")["text"].to_list() if view.has("warnings") else [],
+        "warnings": view.warnings(),
+        "beside_shares": len(view.warnings("persistence")),
     }
 
 

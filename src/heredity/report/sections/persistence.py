@@ -25,6 +25,8 @@ def values(view: View) -> dict[str, Any]:
         "parted": all({"split", "fuse"} <= edge.keys() for edge in edges),
         "colours": view.colours,
         "few_seeds": all((edge.get("n_seed_pairs") or 0) <= 4 for edge in edges),
+        "warnings": view.warnings(PLAN.anchor),
+        "shared_start": view.shared_start,
         "by_distance": _by_distance(view, edges),
         "plots": [(edge, *_plots(view, edge["parent"], edge["child"])) for edge in edges],
     }

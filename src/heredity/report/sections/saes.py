@@ -13,36 +13,41 @@ PLAN = Plan(
     "saes", "How well the features explain the models", ("saes",), "the sparse autoencoders and their quality"
 )
 
+KINDS = {"topk": "TopK", "batchtopk": "BatchTopK", "jumprelu": "JumpReLU", "gated": "gated", "l1": "L1"}
 FVU_AIM, CE_AIM, L0_SPREAD, DEAD_MANY = 0.10, 0.95, 0.20, 0.10
 
 
 def values(view: View) -> dict[str, Any]:
     """Give the quality of every SAE, the curve over L0, and what must be said about them."""
     table = view.table("saes")
-    topk = table.filter(variant="topk")
-    short = topk.filter((pl.col("fvu") > FVU_AIM) | (pl.col("ce_recovered") < CE_AIM))
+    own = table.filter(variant=view.variant)
+    kinds, again = table["variant"].unique(maintain_order=True).to_list(), f"{view.variant}-again"
+    short = own.filter((pl.col("fvu") > FVU_AIM) | (pl.col("ce_recovered") < CE_AIM))
     return {
         "rows": table.to_dicts(),
         "colours": view.colours,
-        "topk": topk.height,
+        "kind": KINDS.get(view.variant, view.variant),
+        "followed": own.height,
         "short": short.height,
         "aims": (FVU_AIM, CE_AIM),
-        "uneven": _uneven(topk),
-        "dead": _dead(topk),
-        "others": [v for v in table["variant"].unique(maintain_order=True) if v != "topk"],
+        "uneven": _uneven(own),
+        "dead": _dead(own),
+        "others": [v for v in kinds if v not in (view.variant, again)],
+        "again": again if again in kinds else None,
+        "has_curve": view.variant == "topk",
         "curves": _curves(view) if view.has("sae_curve") else [],
     }
 
 
-def _uneven(topk: pl.DataFrame) -> tuple[float, float] | None:
+def _uneven(own: pl.DataFrame) -> tuple[float, float] | None:
     """Return the least and largest L0 when they differ by more than a fifth: such SAEs do not compare."""
-    low, high = (float(topk["l0"].min() or 0), float(topk["l0"].max() or 0)) if topk.height else (0.0, 0.0)  # type: ignore[arg-type]
+    low, high = (float(own["l0"].min() or 0), float(own["l0"].max() or 0)) if own.height else (0.0, 0.0)  # type: ignore[arg-type]
     return (low, high) if high > (1 + L0_SPREAD) * low else None
 
 
-def _dead(topk: pl.DataFrame) -> tuple[float, float] | None:
+def _dead(own: pl.DataFrame) -> tuple[float, float] | None:
     """Return the least and the largest share of dead latents where it is large enough to be said."""
-    shares = topk["dead_share"].to_list()
+    shares = own["dead_share"].to_list()
     return (min(shares), max(shares)) if shares and max(shares) > DEAD_MANY else None
 
 

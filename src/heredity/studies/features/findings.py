@@ -5,6 +5,7 @@ from typing import Any
 import polars as pl
 
 from heredity.run import Run
+from heredity.studies.features import identity_findings as identity
 from heredity.studies.features import lineage_findings as lineage
 from heredity.studies.features import meaning_findings as meaning
 from heredity.studies.features.config import StudyConfig, Tracked
@@ -18,15 +19,20 @@ def findings(run: Run, config: Tracked) -> pl.DataFrame:
     What a run has no table for is not said. `section` is the anchor of the report's part that has the numbers.
     """
     edges = run.table("edges").filter(tau=config.lineage.tau)
-    agreed = _table(run, "consensus_edges")
+    agreed, shared = _table(run, "consensus_edges"), config.sae.init == "parent"
     said = {
         "losses": _losses(run.table("losses"), config) if isinstance(config, StudyConfig) else [],
         "sweep": _merge(run.table("sweep")) if run.has_table("sweep") else [],
-        "saes": _quality(run.table("saes")),
-        "persistence": lineage.edges(edges) + lineage.lost(edges, agreed),
+        "saes": _quality(run.table("saes"), config.sae.variant),
+        "persistence": lineage.edges(edges, shared_start=shared) + lineage.lost(edges, agreed),
+        "identity": identity.sentences(_table(run, "identity")),
         "consensus": lineage.consensus(_table(run, "consensus"), agreed, edges),
         "inheritance": lineage.inheritance(run.table("inheritance")),
-        "features": [lineage.universal(run.table("universal"), edges, run.table("latents"), config)],
+        "features": [
+            lineage.universal(
+                run.table("universal"), edges, run.table("latents"), config, shared_start=shared
+            )
+        ],
         "matchings": lineage.matchings(_table(run, "matchings"), config.lineage.tau),
         "historical": lineage.historical(_table(run, "historical")),
         "ablation": meaning.ablation(_table(run, "ablation"), _table(run, "ablation_alike")),
@@ -34,7 +40,7 @@ def findings(run: Run, config: Tracked) -> pl.DataFrame:
             *meaning.words(_table(run, "explanation_summary")),
             *meaning.effects(_table(run, "measured_effects")),
         ],
-        "limits": [f"All shares are conditional on these SAEs ({config.sae.seeds} seeds per member)."],
+        "limits": [_conditional(config)],
     }
     rows = [(text, section) for section, texts in said.items() for text in texts]
     return pl.DataFrame(
@@ -74,22 +80,41 @@ def _merge(sweep: pl.DataFrame) -> list[str]:
     return [f"At t = {chosen['t'][0]:.2f}, chosen on validation text, the merge keeps {kept} gain."]
 
 
-def _quality(saes: pl.DataFrame) -> list[str]:
-    topk = saes.filter(pl.col("variant") == "topk")
-    fvu, with_loss = _number(topk["fvu"].max()), topk.drop_nulls("ce_recovered")
+def _quality(saes: pl.DataFrame, variant: str = "topk") -> list[str]:
+    own = saes.filter(pl.col("variant") == variant)
+    fvu, with_loss = _number(own["fvu"].max()), own.drop_nulls("ce_recovered")
     recovered = _number(with_loss["ce_recovered"].min()) if with_loss.height else None
     goal = f"FVU ≤ {FVU_GOAL:.2f}" + ("" if recovered is None else f" and {CE_GOAL:.0%}")
+    more = ": the curve over L0 shows what more latents per token would explain" if variant == "topk" else ""
     verdict = (
         f"within the goal of {goal}"
         if fvu <= FVU_GOAL and (recovered is None or recovered >= CE_GOAL)
-        else f"short of the goal of {goal}: the curve over L0 shows what more latents per token would explain"
+        else f"short of the goal of {goal}{more}"
     )
-    silent = _number(topk["dead_share"].max())
+    silent = _number(own["dead_share"].max())
     of_loss = "" if recovered is None else f" and recover at least {recovered:.1%} of the loss"
     return [
-        f"The SAEs leave at most {fvu:.1%} of the variance unexplained at L0 = {_number(topk['l0'].mean()):.0f}"
+        f"The SAEs leave at most {fvu:.1%} of the variance unexplained at {_l0(own)}"
         f"{of_loss}, {verdict}. At most {silent:.0%} of an SAE's latents never fire on that text."
     ]
+
+
+def _l0(saes: pl.DataFrame) -> str:
+    """Say at which L0 SAEs stand: as a range where they differ."""
+    low, high = (f"{_number(end):.0f}" for end in (saes["l0"].min(), saes["l0"].max()))
+    return f"L0 = {low}" if low == high else f"L0 from {low} to {high}"
+
+
+def _conditional(config: Tracked) -> str:
+    """Say what every share depends on."""
+    whole = f"All shares are conditional on these SAEs ({config.sae.seeds} seeds per member"
+    if config.sae.init == "random":
+        return f"{whole})."
+    return (
+        f"{whole}, each child's begun at its parent's: what is shared between members is counted between different "
+        "seeds; universal features, the released code's rule and the verdicts on consensus features are of SAEs that "
+        "share a start)."
+    )
 
 
 def _table(run: Run, name: str) -> pl.DataFrame:

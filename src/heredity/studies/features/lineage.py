@@ -143,7 +143,7 @@ def _warnings(run: Run, config: Tracked, lineage: Lineage, unsaved: Sequence[str
 
 
 _SHARED_START = (
-    "each child's SAEs begin at its parent's (sae.init = parent): two SAEs of one seed share a start, and that they "
+    "Each child's SAEs begin at its parent's (sae.init = parent): two SAEs of one seed share a start, and that they "
     "agree is no evidence of inheritance. Shares, ceilings and heritability are therefore of pairs of different seeds "
     "only; these, too, are more lenient than SAEs from random weights, for a child's SAE begins where its parent's "
     "features are. Of SAEs that share a start are: universal features, highlights, the pages of features, the pairs "

@@ -4,15 +4,18 @@ from typing import Any
 
 import polars as pl
 
+from heredity.features.l0 import unequal_l0
 from heredity.studies.features.config import Tracked
 
 
-def edges(edges: pl.DataFrame) -> list[str]:
-    """Say what persists on every edge, between floor and ceiling.
+def edges(edges: pl.DataFrame, *, shared_start: bool = False) -> list[str]:
+    """Say what persists on every edge, between floor and ceiling, and where the two sides' L0 are too unequal.
 
     Args:
         edges: at the chosen τ.
+        shared_start: SAEs of one seed began at each other, and the shares are between different seeds.
     """
+    between = " in an SAE of another seed" if shared_start else ""
     sentences = []
     for row in edges.iter_rows(named=True):
         ratio = (
@@ -22,8 +25,8 @@ def edges(edges: pl.DataFrame) -> list[str]:
         )
         sentences.append(
             f"From {row['parent']} to {row['child']}, {row['persist']:.1%} of features persist at "
-            f"r ≥ {row['tau']:.2f}: by chance {row['floor']:.1%} would, and two SAEs of one model share "
-            f"{row['ceiling']:.1%}, which makes {ratio}."
+            f"r ≥ {row['tau']:.2f}{between}: by chance {row['floor']:.1%} would, and two SAEs of one model share "
+            f"{row['ceiling']:.1%}, which makes {ratio}{_uneven(row)}."
         )
     return sentences
 
@@ -149,7 +152,14 @@ def inheritance(inheritance: pl.DataFrame) -> list[str]:
     return sentences
 
 
-def universal(universal: pl.DataFrame, edges: pl.DataFrame, latents: pl.DataFrame, config: Tracked) -> str:
+def universal(
+    universal: pl.DataFrame,
+    edges: pl.DataFrame,
+    latents: pl.DataFrame,
+    config: Tracked,
+    *,
+    shared_start: bool = False,
+) -> str:
     """Say how many features are matched in all members.
 
     Args:
@@ -157,17 +167,31 @@ def universal(universal: pl.DataFrame, edges: pl.DataFrame, latents: pl.DataFram
         edges: at the chosen τ.
         latents: the table.
         config: of the study.
+        shared_start: the members' first SAEs go back to one start, so that no pair of seeds is their ceiling.
     """
     count = universal["index"].n_unique() if universal.height else 0
     judged = latents.filter(pl.col("firings") > 0, ~pl.col("rare"), member=config.root, seed=0).height
     own = edges.filter(parent=config.root)
     # What is matched in all members is matched on each of the root's edges: the lower floor bounds its chance.
     chance = _number(own["floor"].min())
+    again = (
+        "and these SAEs go back to one start, so that they have no ceiling"
+        if shared_start
+        else f"and a second SAE of {config.root} finds {_number(own['ceiling_parent'].max()):.1%} again"
+    )
     return (
         f"{count:,} features of {config.root}'s first SAE are matched in all {len(config.members)} members: "
-        f"{count / max(1, judged):.1%} of those that can be judged, where chance gives at most {chance:.1%} "
-        f"and a second SAE of {config.root} finds {_number(own['ceiling_parent'].max()):.1%} again."
+        f"{count / max(1, judged):.1%} of those that can be judged, where chance gives at most {chance:.1%} {again}."
     )
+
+
+def _uneven(row: dict[str, Any]) -> str:
+    """Say what makes an edge's shares doubtful where the mean L0 of its two sides differ by more than 20 %."""
+    ends = {name: float(row[name]) for name in ("l0_parent", "l0_child") if row.get(name) is not None}
+    if not unequal_l0(ends):
+        return ""
+    each = f"{ends['l0_parent']:.1f} in {row['parent']} and {ends['l0_child']:.1f} in {row['child']}"
+    return f", to be read with care: L0 is {each}"
 
 
 def _with_interval(row: dict[str, Any]) -> str:

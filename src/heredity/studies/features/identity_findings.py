@@ -1,0 +1,69 @@
+"""Sentences on what became of each latent where a child's SAE began at its parent's."""
+
+from typing import Any
+
+import polars as pl
+
+_OF = (
+    "kept",
+    "kept_null",
+    "kept_control",
+    "r_median",
+    "r_median_null",
+    "cosine_median",
+    "cosine_median_null",
+)
+
+
+def sentences(table: pl.DataFrame) -> list[str]:
+    """Say how much is kept in place, beside strangers and the parent's SAE trained on.
+
+    Args:
+        table: `identity`; may be empty.
+    """
+    if not table.height:
+        return []
+    edges = table.group_by("parent", "child", "through", maintain_order=True).agg(pl.col(*_OF).mean())
+    at_parent = pl.col("through") == pl.col("parent")
+    direct, distant = edges.filter(at_parent), edges.filter(~at_parent)
+    tau, said = table["tau"][0], []
+    if direct.height:
+        each = ", ".join(
+            f"{row['parent']} → {row['child']} {row['kept']:.1%} ({row['kept_control']:.1%})"
+            for row in direct.iter_rows(named=True)
+        )
+        said.append(
+            f"A child's SAEs begin at its parent's. Kept at their own index (r ≥ {tau:.2f}) are {each}; in brackets "
+            "what the parent's own SAE keeps when it is trained on with the parent's activations. Of strangers that fire "
+            f"as often at most {_most(direct, 'kept_null'):.1%} would be."
+        )
+    if distant.height:
+        each = ", ".join(
+            f"{row['parent']} → {row['child']} {row['kept']:.1%} (both from {row['through']})"
+            for row in distant.iter_rows(named=True)
+        )
+        said.append(
+            f"Where the starts of two members' SAEs meet further up, kept at their own index are {each}; of strangers "
+            f"at most {_most(distant, 'kept_null'):.1%} would be."
+        )
+    said.append(
+        f"At one's own index the median r is {_span(edges, 'r_median')} and the median decoder cosine "
+        f"{_span(edges, 'cosine_median')}, of strangers {_span(edges, 'r_median_null')} and "
+        f"{_span(edges, 'cosine_median_null')}: how far latents moved from one start, not what was inherited."
+    )
+    return said
+
+
+def _most(table: pl.DataFrame, column: str) -> float:
+    return _number(table[column].max())
+
+
+def _span(table: pl.DataFrame, column: str) -> str:
+    low, high = (
+        f"{_number(end):.2f}".replace("-", "−") for end in (table[column].min(), table[column].max())
+    )
+    return low if low == high else f"{low} to {high}"
+
+
+def _number(value: Any) -> float:
+    return float(value)
