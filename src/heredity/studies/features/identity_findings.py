@@ -34,8 +34,8 @@ def sentences(table: pl.DataFrame) -> list[str]:
         )
         said.append(
             f"A child's SAEs begin at its parent's. Kept at their own index (r ≥ {tau:.2f}) are {each}; in brackets "
-            "what the parent's own SAE keeps when it is trained on with the parent's activations. Of strangers that fire "
-            f"as often at most {_most(direct, 'kept_null'):.1%} would be."
+            "what the parent's own SAE keeps when it is trained on with the parent's activations. Of strangers that "
+            f"fire as often at most {_most(direct, 'kept_null'):.1%} would be."
         )
     if distant.height:
         each = ", ".join(
