@@ -44,6 +44,10 @@ rank = click.option(
     "--rank", type=click.IntRange(1), help="Largest rank of --as-adapter; default: exact, the ranks' sum."
 )
 as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
+crosscoder = click.option(
+    "--crosscoder", is_flag=True,
+    help="Train a crosscoder over all members, too, and set it against correlation; --set crosscoder.k=16 …",
+)  # fmt: skip
 quiet = click.option("-q", "--quiet", is_flag=True, help="Print results only: no progress, no log.")
 settings = click.option(
     "--set", "settings", multiple=True, metavar="KEY=VALUE", help="Change one setting; repeatable."

@@ -12,6 +12,7 @@ from heredity.errors import ConfigError
 from heredity.family import Family
 from heredity.report.formats import duration, size
 from heredity.studies.features.config import Sae
+from heredity.studies.features.crosscoder import check_related
 from heredity.studies.features.sizes import Sizes, matrix_speed
 from heredity.studies.tracking import config as settings_of
 from heredity.studies.tracking import kin
@@ -19,8 +20,9 @@ from heredity.studies.tracking.config import TrackConfig
 
 
 def plan(
-    file: Path, data: Sequence[str], site: str | None, config: Path | None, assignments: Sequence[str]
-) -> tuple[Family, TrackConfig, Path]:
+    file: Path, data: Sequence[str], site: str | None, config: Path | None, assignments: Sequence[str], *,
+    crosscoder: bool = False,
+) -> tuple[Family, TrackConfig, Path]:  # fmt: skip
     """Read the family and the settings, and check them against each other before any work.
 
     Returns:
@@ -28,7 +30,7 @@ def plan(
 
     Raises:
         ConfigError: a setting or a site that does not exist, no text, a family without edges.
-        MismatchError: members of different tokenizers or widths.
+        MismatchError: members of different tokenizers or widths, or not related though a crosscoder is asked for.
     """
     family = Family.load(file)
     given: dict[str, Any] = {"name": family.name, "family": str(file)}
@@ -36,12 +38,16 @@ def plan(
         given["text"] = _text(data)
     if site is not None:
         given["sae"] = {"site": site}
+    if crosscoder:
+        given["crosscoder"] = {}
     values = settings_of.settings(config, given, assignments)
     local = kin.resolved(family)
     kin.check_tokenizers(local)
     asked = values["sae"].get("site")
     values["sae"]["site"] = kin.check_site(local, asked)
     chosen = settings_of.build(values)
+    if chosen.crosscoder is not None:
+        check_related(local)
     root = Path.cwd() if data or config is None else config.parent
     return local, chosen, root
 
@@ -67,6 +73,11 @@ def shown(sizes: Sizes, sae: Sae, name: str) -> tuple[dict[str, Any], list[str]]
         f"family     {name}: {sizes.members} members, {sizes.edges} edges",
         f"site       {sae.site}, {sizes.d:,} wide",
         f"SAEs       {sizes.saes}: {sizes.d:,} → {sae.latents:,} latents, k = {sae.k}, on {sae.tokens:,} tokens each",
+        *(
+            [f"crosscoder {sizes.members} × {sizes.d:,} → {sizes.crosscoder:,} latents"]
+            if sizes.crosscoder
+            else []
+        ),
         f"text       at most {sizes.train_tokens:,} tokens to train on, {sizes.shared_tokens:,} to compare on",
         *(f"disk       {size(nbytes)} of {what}" for what, nbytes in sizes.disk_bytes.items()),
         f"           {size(sizes.bytes)} at the largest",

@@ -17,6 +17,7 @@ from heredity.features.sites import places
 from heredity.models.architecture import unweighted
 from heredity.run import read_record
 from heredity.studies.features.config import Sae, StudyConfig
+from heredity.studies.features.crosscoder_settings import CrosscoderSettings
 
 _EFFICIENCY = 0.5  # of a plain matrix product's speed, that the work as a whole reaches
 _PAIRS_PER_SECOND = 4e8  # of firings, in the sparse correlation, on one core
@@ -55,6 +56,7 @@ class Sizes(Struct, frozen=True, kw_only=True):
         harvest_flops: of the models' passes.
         train_flops: of the SAEs' training, the least that it takes.
         firing_pairs: multiplied in the correlations, floors and ceilings included.
+        crosscoder: latents of the crosscoder, 0 without one.
         held: what lies on the disk.
     """
 
@@ -67,6 +69,7 @@ class Sizes(Struct, frozen=True, kw_only=True):
     harvest_flops: float
     train_flops: float
     firing_pairs: float
+    crosscoder: int
     held: tuple[Held, ...]
 
     @property
@@ -113,7 +116,7 @@ class Sizes(Struct, frozen=True, kw_only=True):
 
 def estimate(
     model: nn.Module, sae: Sae, *, members: int, edges: int, domains: int, shared_tokens: int, workers: int,
-    checkpoints: int = 0,
+    checkpoints: int = 0, crosscoder: CrosscoderSettings | None = None,
 ) -> Sizes:  # fmt: skip
     """Estimate the cost from the settings and the members' shapes; no weight is read.
 
@@ -124,6 +127,7 @@ def estimate(
         shared_tokens: tokens per domain on which features are compared.
         workers: processes that train SAEs.
         checkpoints: bytes of the models themselves, where the run makes them.
+        crosscoder: over all members, if there is one: its activations to compare on lie on the disk together.
     """
     train, shared = sae.stream_tokens * domains, shared_tokens * domains
     place = Site.parse(sae.site)
@@ -141,21 +145,40 @@ def estimate(
     pairs = edges * sae.seeds**2 + members * math.comb(sae.seeds, 2) + _FLOOR_SHARE * edges
     width = d * (2 if sae.keep == "float16" else 4)
     tables = 2 * edges * sae.seeds**2 * sae.latents * _MATCH_BYTES + members * sae.latents * _PAGE_BYTES
+    joint, joint_k, joint_tokens, together = 0, 0, 0, 1
+    if crosscoder is not None:
+        kind, joint_tokens, together = (
+            crosscoder.kind(sae, tuple(map(str, range(members)))),
+            crosscoder.training(sae).tokens,
+            members,
+        )
+        joint, joint_k = kind.d_sae, kind.k
+    joint_weights = (2 * members * d * joint + 2 * joint + members * d) * 4 * (joint > 0)
+    measured = members * sae.evaluation_tokens * domains * (joint > 0)
     held = (
         Held("text", "text", (train + 2 * shared) * 4, "text"),
         Held("models", "family", checkpoints, "losses"),
         Held("activations to train on", "activations", members * train * width, "saes", ("train",)),
-        Held("checkpoints of SAEs", "work", 3 * workers * weights, "saes", ("train",)),
-        Held("SAEs", "saes", kinds * weights, "saes"),
-        Held("activations to compare on", "activations", shared * width, "lineage", ("compare",)),
-        Held("codes", "codes", members * sae.seeds * shared * sae.k * 14, "lineage", ("compare",)),
+        Held("checkpoints of SAEs", "work", 3 * max(workers * weights, joint_weights), "saes", ("train",)),
+        Held("SAEs", "saes", kinds * weights + joint_weights, "saes"),
+        Held(
+            "activations to compare on",
+            "activations",
+            max(together * shared * width, measured * d * 4),
+            "lineage",
+            ("compare",),
+        ),
+        Held(
+            "codes", "codes", (members * sae.seeds * sae.k + joint_k) * shared * 14, "lineage", ("compare",)
+        ),
         Held("tables and pages", "tables", tables, "report", ("compare",)),
     )
     return Sizes(
         members=members, edges=edges, d=d, train_tokens=train, shared_tokens=shared, saes=kinds,
-        harvest_flops=2.0 * passed * parameters * members * (train + shared + tested),
-        train_flops=2.0 * d * sae.latents * sae.tokens * kinds,
-        firing_pairs=float(pairs) * shared * sae.k**2,
+        harvest_flops=2.0 * passed * parameters * (members * (train + shared + tested) + 4 * measured),
+        train_flops=2.0 * d * (sae.latents * sae.tokens * kinds + members * joint * joint_tokens),
+        firing_pairs=float(shared) * sae.k * (pairs * sae.k + members * (sae.seeds + _FLOOR_SHARE) * joint_k),
+        crosscoder=joint,
         held=tuple(one for one in held if one.bytes),
     )  # fmt: skip
 
@@ -167,6 +190,7 @@ def of_study(config: StudyConfig) -> Sizes:
     return estimate(
         model, config.sae, members=n, edges=4, domains=len(config.text.corpora),
         shared_tokens=config.text.shared_tokens, workers=config.workers,
+        crosscoder=config.crosscoder,
         checkpoints=(n + 3) * weights,  # three more for the model in training: its weights and Adam's two moments
     )  # fmt: skip
 

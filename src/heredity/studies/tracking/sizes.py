@@ -18,5 +18,5 @@ def estimate(config: TrackConfig, family: Family, n_domains: int) -> Sizes:
     first = next(member for member in family.members if member.relation != "adapter")
     return sizes.estimate(
         skeleton(first.path), config.sae, members=len(family.members), edges=len(family.edges()), domains=n_domains,
-        shared_tokens=config.text.shared_tokens, workers=config.workers,
+        shared_tokens=config.text.shared_tokens, workers=config.workers, crosscoder=config.crosscoder,
     )  # fmt: skip
