@@ -48,6 +48,11 @@ crosscoder = click.option(
     "--crosscoder", is_flag=True,
     help="Train a crosscoder over all members, too, and set it against correlation; --set crosscoder.k=16 …",
 )  # fmt: skip
+init = click.option(
+    "--init", type=click.Choice(["random", "parent"]),
+    help="Where SAEs begin; parent: each child's at its parent's of the same seed, latents keep their numbers.  "
+    "[default: random]",
+)  # fmt: skip
 quiet = click.option("-q", "--quiet", is_flag=True, help="Print results only: no progress, no log.")
 settings = click.option(
     "--set", "settings", multiple=True, metavar="KEY=VALUE", help="Change one setting; repeatable."

@@ -11,8 +11,8 @@ from heredity.corpora.stream import TokenStream
 from heredity.errors import ConfigError
 from heredity.family import Family
 from heredity.report.formats import duration, size
-from heredity.studies.features.config import Sae
 from heredity.studies.features.crosscoder import check_related
+from heredity.studies.features.saes import Sae
 from heredity.studies.features.sizes import Sizes, matrix_speed
 from heredity.studies.tracking import config as settings_of
 from heredity.studies.tracking import kin
@@ -21,7 +21,7 @@ from heredity.studies.tracking.config import TrackConfig
 
 def plan(
     file: Path, data: Sequence[str], site: str | None, config: Path | None, assignments: Sequence[str], *,
-    crosscoder: bool = False,
+    init: str | None = None, crosscoder: bool = False,
 ) -> tuple[Family, TrackConfig, Path]:  # fmt: skip
     """Read the family and the settings, and check them against each other before any work.
 
@@ -36,15 +36,14 @@ def plan(
     given: dict[str, Any] = {"name": family.name, "family": str(file)}
     if data:
         given["text"] = _text(data)
-    if site is not None:
-        given["sae"] = {"site": site}
+    asked = {"site": site, "init": init}
+    given["sae"] = {name: value for name, value in asked.items() if value is not None}
     if crosscoder:
         given["crosscoder"] = {}
     values = settings_of.settings(config, given, assignments)
     local = kin.resolved(family)
     kin.check_tokenizers(local)
-    asked = values["sae"].get("site")
-    values["sae"]["site"] = kin.check_site(local, asked)
+    values["sae"]["site"] = kin.check_site(local, values["sae"].get("site"))
     chosen = settings_of.build(values)
     if chosen.crosscoder is not None:
         check_related(local)
@@ -72,7 +71,8 @@ def shown(sizes: Sizes, sae: Sae, name: str) -> tuple[dict[str, Any], list[str]]
     lines = [
         f"family     {name}: {sizes.members} members, {sizes.edges} edges",
         f"site       {sae.site}, {sizes.d:,} wide",
-        f"SAEs       {sizes.saes}: {sizes.d:,} → {sae.latents:,} latents, k = {sae.k}, on {sae.tokens:,} tokens each",
+        f"SAEs       {sizes.saes}, {sae.variant}: {sizes.d:,} → {sae.latents:,} latents, "
+        f"{f'k = {sae.k}' if sae.has_k else f'L0 guessed as {sae.k}'}, on {sae.tokens:,} tokens each",
         *(
             [f"crosscoder {sizes.members} × {sizes.d:,} → {sizes.crosscoder:,} latents"]
             if sizes.crosscoder

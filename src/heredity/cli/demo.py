@@ -17,6 +17,7 @@ from heredity.cli import _options
 )
 @click.option("--print-config", is_flag=True, help="Print the settings as TOML and stop.")
 @click.option("--dry-run", is_flag=True, help="Print sizes, disk and estimated work, and stop.")
+@_options.init
 @_options.crosscoder
 @_options.out
 @_options.seed
@@ -27,8 +28,9 @@ from heredity.cli import _options
 @_options.as_json
 @_options.quiet
 def command(
-    preset: str, config: Path | None, print_config: bool, dry_run: bool, crosscoder: bool, out: Path | None,
-    seed: int, device: str, settings: tuple[str, ...], resume: bool, overwrite: bool, as_json: bool, quiet: bool,
+    preset: str, config: Path | None, print_config: bool, dry_run: bool, init: str | None, crosscoder: bool,
+    out: Path | None, seed: int, device: str, settings: tuple[str, ...], resume: bool, overwrite: bool,
+    as_json: bool, quiet: bool,
 ) -> None:  # fmt: skip
     """Build a family on real text, merge it, train SAEs, track features, and write one HTML page.
 
@@ -49,6 +51,8 @@ def command(
     chosen = settings_of.read(config) if config else settings_of.preset(preset)
     if crosscoder and chosen.crosscoder is None:
         settings = ("crosscoder={}", *settings)
+    if init:
+        settings = (f"sae.init={init}", *settings)
     chosen = settings_of.with_values(chosen, settings)
     if print_config:
         click.echo(to_toml(settings_of.plain(chosen)), nl=False)

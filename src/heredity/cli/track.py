@@ -23,6 +23,7 @@ from heredity.cli import _options
 @click.option("--config", type=click.Path(path_type=Path), help="A settings file (TOML) over the defaults.")
 @click.option("--print-config", is_flag=True, help="Print the settings as TOML and stop.")
 @click.option("--dry-run", is_flag=True, help="Print sizes, disk and estimated work, and stop.")
+@_options.init
 @_options.crosscoder
 @_options.out
 @_options.seed
@@ -34,8 +35,8 @@ from heredity.cli import _options
 @_options.quiet
 def command(
     family: Path, data: tuple[str, ...], site: str | None, config: Path | None, print_config: bool, dry_run: bool,
-    crosscoder: bool, out: Path | None, seed: int, device: str, settings: tuple[str, ...], resume: bool,
-    overwrite: bool, as_json: bool, quiet: bool,
+    init: str | None, crosscoder: bool, out: Path | None, seed: int, device: str, settings: tuple[str, ...],
+    resume: bool, overwrite: bool, as_json: bool, quiet: bool,
 ) -> None:  # fmt: skip
     """Track the features of FAMILY (a family.toml, or a folder with one) along every edge, on one text.
 
@@ -55,7 +56,9 @@ def command(
 
     if resume and overwrite:
         raise ConfigError("--resume and --overwrite exclude each other", "choose one")
-    loaded, chosen, root = _tracking.plan(family, data, site, config, settings, crosscoder=crosscoder)
+    loaded, chosen, root = _tracking.plan(
+        family, data, site, config, settings, init=init, crosscoder=crosscoder
+    )
     if print_config:
         click.echo(to_toml(settings_of.plain_values(chosen)), nl=False)
         return

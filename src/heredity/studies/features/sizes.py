@@ -16,8 +16,9 @@ from heredity.features.site import Site
 from heredity.features.sites import places
 from heredity.models.architecture import unweighted
 from heredity.run import read_record
-from heredity.studies.features.config import Sae, StudyConfig
+from heredity.studies.features.config import StudyConfig
 from heredity.studies.features.crosscoder_settings import CrosscoderSettings
+from heredity.studies.features.saes import Sae
 
 _EFFICIENCY = 0.5  # of a plain matrix product's speed, that the work as a whole reaches
 _PAIRS_PER_SECOND = 4e8  # of firings, in the sparse correlation, on one core
@@ -116,7 +117,7 @@ class Sizes(Struct, frozen=True, kw_only=True):
 
 def estimate(
     model: nn.Module, sae: Sae, *, members: int, edges: int, domains: int, shared_tokens: int, workers: int,
-    checkpoints: int = 0, crosscoder: CrosscoderSettings | None = None,
+    checkpoints: int = 0, starts: int = 0, crosscoder: CrosscoderSettings | None = None,
 ) -> Sizes:  # fmt: skip
     """Estimate the cost from the settings and the members' shapes; no weight is read.
 
@@ -127,6 +128,7 @@ def estimate(
         shared_tokens: tokens per domain on which features are compared.
         workers: processes that train SAEs.
         checkpoints: bytes of the models themselves, where the run makes them.
+        starts: members at whose SAEs those of children begin, where `sae.init` is parent: each is trained on once more.
         crosscoder: over all members, if there is one: its activations to compare on lie on the disk together.
     """
     train, shared = sae.stream_tokens * domains, shared_tokens * domains
@@ -139,7 +141,8 @@ def estimate(
     passed = 1.0 if row.layer is None else (row.layer + 1) / layers  # a pass ends at the site
     d = int((row.input if place.side == "input" else row.output) or 0)
     parameters = sum(p.numel() for name, p in model.named_parameters() if "embed" not in name)
-    kinds = members * sae.seeds + (sae.l1 is not None)
+    followed = (members + (starts if sae.init == "parent" else 0)) * sae.seeds
+    kinds = followed + (sae.l1 is not None)
     tested = sae.evaluation_tokens * domains * (2 + sae.seeds)
     weights = (2 * d * sae.latents + sae.latents + d) * 4
     pairs = edges * sae.seeds**2 + members * math.comb(sae.seeds, 2) + _FLOOR_SHARE * edges
@@ -168,9 +171,7 @@ def estimate(
             "lineage",
             ("compare",),
         ),
-        Held(
-            "codes", "codes", (members * sae.seeds * sae.k + joint_k) * shared * 14, "lineage", ("compare",)
-        ),
+        Held("codes", "codes", (followed * sae.k + joint_k) * shared * 14, "lineage", ("compare",)),
         Held("tables and pages", "tables", tables, "report", ("compare",)),
     )
     return Sizes(
@@ -188,7 +189,7 @@ def of_study(config: StudyConfig) -> Sizes:
     model = unweighted({"vocab_size": config.text.vocabulary, **config.base.model})
     weights, n = 4 * sum(p.numel() for p in model.parameters()), len(config.members)
     return estimate(
-        model, config.sae, members=n, edges=4, domains=len(config.text.corpora),
+        model, config.sae, members=n, edges=4, starts=2, domains=len(config.text.corpora),
         shared_tokens=config.text.shared_tokens, workers=config.workers,
         crosscoder=config.crosscoder,
         checkpoints=(n + 3) * weights,  # three more for the model in training: its weights and Adam's two moments

@@ -18,5 +18,6 @@ def estimate(config: TrackConfig, family: Family, n_domains: int) -> Sizes:
     first = next(member for member in family.members if member.relation != "adapter")
     return sizes.estimate(
         skeleton(first.path), config.sae, members=len(family.members), edges=len(family.edges()), domains=n_domains,
+        starts=len({member.parents[0] for member in family.members if member.parents}),
         shared_tokens=config.text.shared_tokens, workers=config.workers, crosscoder=config.crosscoder,
     )  # fmt: skip
