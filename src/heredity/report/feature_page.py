@@ -8,6 +8,7 @@ from heredity.report.html import Section, page
 from heredity.report.sections import (
     ablation,
     consensus,
+    crosscoder,
     done,
     every,
     family,
@@ -32,7 +33,7 @@ COMMANDS = ("demo", "track")
 
 _SECTIONS: tuple[ModuleType, ...] = (
     found, done, family, losses, sweep, saes, flow, persistence, identity, consensus, inheritance, matchings,
-    historical, ablation, features, meaning, every, limits,
+    historical, crosscoder, ablation, features, meaning, every, limits,
 )  # fmt: skip
 
 

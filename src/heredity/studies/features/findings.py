@@ -5,6 +5,7 @@ from typing import Any
 import polars as pl
 
 from heredity.run import Run
+from heredity.studies.features import crosscoder_findings as crosscoder
 from heredity.studies.features import identity_findings as identity
 from heredity.studies.features import lineage_findings as lineage
 from heredity.studies.features import meaning_findings as meaning
@@ -35,6 +36,12 @@ def findings(run: Run, config: Tracked) -> pl.DataFrame:
         ],
         "matchings": lineage.matchings(_table(run, "matchings"), config.lineage.tau),
         "historical": lineage.historical(_table(run, "historical")),
+        "crosscoder": crosscoder.sentences(
+            _table(run, "crosscoder"),
+            _table(run, "crosscoder_quality"),
+            _table(run, "crosscoder_meeting"),
+            _table(run, "crosscoder_edges"),
+        ),
         "ablation": meaning.ablation(_table(run, "ablation"), _table(run, "ablation_alike")),
         "meaning": [
             *meaning.words(_table(run, "explanation_summary")),
