@@ -18,7 +18,7 @@ import msgspec
 import polars as pl
 from msgspec import Meta
 
-from heredity.corpora import Document, TokenStream, load, split, train_tokenizer, write_stream
+from heredity.corpora import TokenStream
 from heredity.corpora.documents import CorpusSpec
 from heredity.family import Family, Member
 from heredity.models.evaluate import lm_scores
@@ -26,10 +26,10 @@ from heredity.models.load import initialise, threads
 from heredity.models.load import load as load_model
 from heredity.models.train import LmTraining, save_model, stage_seed, train_lm
 from heredity.run import Run
+from heredity.studies.texts import prepare_texts
 
 Count = Annotated[int, Meta(ge=1)]
 Say = Callable[[str], None]
-_HELD_OUT = (0.80, 0.10, 0.10)
 
 
 class Domains(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -104,7 +104,7 @@ def study(
     Raises:
         CorpusError: a text cannot be had.
     """
-    _texts(run, config, root, say)
+    prepare_texts(run, config, root=root, spread=False, say=say)
     train, held_out = (TokenStream.open(run.folder("text") / name) for name in ("train", "held-out"))
     with threads(config.threads):
         for base in range(config.bases):
@@ -140,33 +140,6 @@ def study(
             run.write_table("losses", _losses(run, config, held_out, device))
             run.finish_stage("losses")
     return _describe(run, config)
-
-
-def _texts(run: Run, config: Domains, root: Path, say: Say) -> None:
-    if run.done("text"):
-        return
-    run.start_stage()
-    train: list[Document] = []
-    held_out: list[Document] = []
-    for corpus in config.corpora:
-        # Each domain is split by itself: the Folio's plays are copies of the others, and are meant to be.
-        parts = split(
-            load(corpus, archives=config.archives, seed=run.seed, root=root),
-            seed=run.seed,
-            fractions=_HELD_OUT,
-        )
-        train += parts.train
-        held_out += parts.test
-        say(f"{corpus.domain}: {len(parts.train)} documents to train on")
-    folder = run.folder("text")
-    texts = [document.text for document in train if document.domain in config.base_domains]
-    train_tokenizer(texts, vocab_size=config.vocabulary, out=folder / "tokenizer")
-    for name, documents, limit in (("train", train, None), ("held-out", held_out, config.evaluation_tokens)):
-        write_stream(
-            documents, folder / "tokenizer" / "tokenizer.json", folder / name,
-            context=config.context, max_tokens_per_domain=limit,
-        )  # fmt: skip
-    run.finish_stage("text")
 
 
 def _train(

@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from heredity.corpora import Document, TokenStream, load, split, train_tokenizer, write_stream
+from heredity.corpora import TokenStream
 from heredity.family import Family, Member
 from heredity.models.load import initialise, threads
 from heredity.models.load import load as load_model
@@ -23,9 +23,9 @@ from heredity.regions.place import Place
 from heredity.run import Run
 from heredity.studies.regions.config import LmFamily, RegionsStudy
 from heredity.studies.regions.material import Material, Regime, several
+from heredity.studies.texts import prepare_texts
 
 Say = Callable[[str], None]
-_SPLIT = (0.80, 0.10, 0.10)
 
 
 class LmTuned(msgspec.Struct, frozen=True, eq=False):
@@ -80,7 +80,7 @@ def train_languages(
     Raises:
         CorpusError: a text cannot be had.
     """
-    _texts(run, settings, root, say)
+    prepare_texts(run, settings, root=root, spread=True, say=say)
     for name in ("models", "work"):
         run.folder(name)
     train, held_out = (TokenStream.open(run.folder("text") / name) for name in ("train", "held-out"))
@@ -124,29 +124,6 @@ def train_languages(
         family=family, everyone=family, ground=ground, metrics=[LmLoss(held_out.of(list(settings.kinds)))],
         regimes=[regime(tokens) for tokens in config.centre.tokens], notes=(),
     )  # fmt: skip
-
-
-def _texts(run: Run, settings: LmFamily, root: Path, say: Say) -> None:
-    if run.done("text"):
-        return
-    run.start_stage()
-    train: list[Document] = []
-    held_out: list[Document] = []
-    for corpus in settings.corpora:
-        documents = load(corpus, archives=settings.archives, seed=run.seed, root=root)
-        parts = split(documents, seed=run.seed, fractions=_SPLIT)
-        train += parts.train
-        held_out += parts.test
-        say(f"{corpus.domain}: {len(parts.train)} documents to train on")
-    folder = run.folder("text")
-    texts = [document.text for document in train if document.domain in settings.base_domains]
-    train_tokenizer(texts, vocab_size=settings.vocabulary, out=folder / "tokenizer")
-    for name, chosen, limit in (("train", train, None), ("held-out", held_out, settings.evaluation_tokens)):
-        write_stream(
-            chosen, folder / "tokenizer" / "tokenizer.json", folder / name, context=settings.context,
-            max_tokens_per_domain=limit, spread=name == "held-out", seed=run.seed,
-        )  # fmt: skip
-    run.finish_stage("text")
 
 
 class _Item(msgspec.Struct, frozen=True, kw_only=True):
