@@ -8,7 +8,7 @@ from planted import codes, dense, noisy, stream
 from heredity.errors import ConfigError
 from heredity.features.consensus_edges import ConsensusLineage
 from heredity.features.correlate import paired
-from heredity.features.identity import NEAR, identity_tables, strangers
+from heredity.features.identity import NEAR, identity_tables, meetings, strangers
 from heredity.features.lineage import Lineage
 from heredity.features.resample import Documents, Resampler
 from heredity.features.tables import edge_tables
@@ -54,12 +54,12 @@ def tables(values, tokens, decoders):
     moved = noisy(parent, 0.1, 4)
     moved[:, 90:] = dense(tokens, 10, seed=7)
     again = {"parent": [codes(moved, tokens, "parent", 0), members["parent"][1]]}
-    return identity_tables(lineage, decoders, {("parent", "child"): "parent"}, again, decoders)
+    return identity_tables(lineage, decoders, {"child": "parent"}, again, decoders)
 
 
 def test_what_stays_at_its_index_is_told_from_what_moved_or_went(tables):
     row = tables["identity"].row(0, named=True)
-    assert (row["seed"], row["through"], row["n_parent"]) == (0, "parent", N)
+    assert (row["seed"], row["through"], row["direct"], row["n_parent"]) == (0, "parent", True, N)
     assert row["kept"] == pytest.approx(0.60)
     assert row["best_at_index"] == pytest.approx(0.60)
     assert row["silent"] == pytest.approx(0.05)
@@ -174,3 +174,11 @@ def test_one_seed_and_a_shared_start_leave_nothing_to_compare(related, tokens):
     single = {name: own[:1] for name, own in related.items()}
     with pytest.raises(ConfigError, match="no pair is independent"):
         Lineage(single, [("parent", "child")], tokens, FAST, seed=0, shared_start=True)
+
+
+def test_starts_meet_at_the_parent_or_further_up_or_nowhere():
+    edges = [("a", "b"), ("a", "c"), ("b", "m"), ("c", "m"), ("a", "m"), ("z", "m")]
+    begun = {"b": "a", "c": "a", "m": "b"}
+    assert meetings(edges, begun) == {
+        ("a", "b"): "a", ("a", "c"): "a", ("b", "m"): "b", ("c", "m"): "a", ("a", "m"): "a",
+    }  # fmt: skip

@@ -8,6 +8,7 @@ import pytest
 from feature_pico import config
 
 from heredity.run import Run
+from heredity.studies.features import identity_findings
 from heredity.studies.features import lineage_findings as lineage
 from heredity.studies.features import meaning_findings as meaning
 from heredity.studies.features.findings import findings
@@ -42,6 +43,8 @@ def test_what_is_lost_is_what_disappears() -> None:
     assert "64% have no match either: most of what looks lost is the SAE's choice" in alone
     (beside,) = lineage.lost(edges(), agreed())
     assert beside.endswith("Of the features that most seeds agree on, 45% vanish and 8% are undecided.")
+    (none,) = lineage.lost(edges(), agreed().with_columns(vanish=pl.lit(None, pl.Float64)))
+    assert none == alone  # seeds that agree on nothing
     (kept,) = lineage.lost(edges(ceiling=0.9, rare_parent=0.0), NOTHING)
     assert "rarely" not in kept
     assert kept.endswith("against 10% without a match in a second SAE of the same model.")
@@ -50,7 +53,34 @@ def test_what_is_lost_is_what_disappears() -> None:
 def test_an_edge_without_a_ratio_says_why() -> None:
     without = edges(heritability=None, heritability_low=None, heritability_high=None)
     assert all("no heritability can be given" in text for text in lineage.edges(without))
-    assert "a heritability of 0.83 [0.80, 0.86]" in lineage.edges(edges())[0]
+    assert "share 36.0%; no heritability can be given" in lineage.edges(without)[0]
+    assert "which makes a heritability of 0.83 [0.80, 0.86]" in lineage.edges(edges())[0]
+
+
+def test_an_edge_between_unequal_l0_is_to_be_read_with_care() -> None:
+    assert "with care" not in lineage.edges(edges(l0_parent=32.0, l0_child=38.0))[0]
+    (said, *_) = lineage.edges(edges(l0_parent=32.0, l0_child=41.5))
+    assert said.endswith("to be read with care: L0 is 32.0 in base and 41.5 in lua.")
+
+
+def test_shares_between_seeds_and_what_is_kept_in_place() -> None:
+    assert "at r ≥ 0.80 in an SAE of another seed: by chance" in lineage.edges(edges(), shared_start=True)[0]
+    rows = [
+        ("base", "lua", "base", True, 0.60, 0.001, 0.80), ("lua", "both", "lua", True, 0.70, 0.002, 0.90),
+        ("bible", "both", "base", False, 0.30, 0.003, None), ("base", "both", "base", False, 0.20, 0.004, None),
+    ]  # fmt: skip
+    columns = ("parent", "child", "through", "direct", "kept", "kept_null", "kept_control")
+    table = pl.DataFrame(rows, schema=columns, orient="row").with_columns(
+        tau=pl.lit(0.8), r_median=pl.col("kept"), r_median_null=pl.lit(-0.02), cosine_median=pl.lit(0.9),
+        cosine_median_null=pl.lit(-0.001),
+    )  # fmt: skip
+    direct, distant, spread = identity_findings.sentences(table)
+    assert "base → lua 60.0% (80.0%), lua → both 70.0% (90.0%); in brackets" in direct
+    assert "at most 0.2%" in direct
+    assert "bible → both 30.0% (both from base), base → both 20.0% (by way of others)" in distant
+    assert "median r is 0.20 to 0.70" in spread
+    assert "of strangers −0.02 and 0.00" in spread
+    assert identity_findings.sentences(NOTHING) == []
 
 
 def test_consensus_stands_between_its_floor_and_ceiling() -> None:

@@ -33,7 +33,8 @@ NEAR = 16
 
 _SHARES = ("kept", "r_median", "cosine_median", "best_at_index")
 _EDGE = {
-    "parent": pl.String, "child": pl.String, "seed": pl.Int64, "through": pl.String, "tau": pl.Float64,
+    "parent": pl.String, "child": pl.String, "seed": pl.Int64, "through": pl.String, "direct": pl.Boolean,
+    "tau": pl.Float64,
     "n_parent": pl.Int64, "silent": pl.Float64,
     **{f"{name}{end}": pl.Float64 for name in _SHARES for end in ("", "_null", "_null_p95", "_control")},
     "kept_low": pl.Float64, "kept_high": pl.Float64, "n_draws": pl.Int64,
@@ -84,7 +85,7 @@ class Places(Struct, frozen=True, eq=False):
 def identity_tables(
     lineage: Lineage,
     decoders: Decoders,
-    through: Mapping[Edge, str],
+    begun: Mapping[str, str],
     trained_on: Mapping[str, Sequence[Codes]],
     trained_on_decoders: Decoders,
 ) -> dict[str, pl.DataFrame]:
@@ -93,19 +94,21 @@ def identity_tables(
     Args:
         lineage: the comparisons; those of equal seeds are used.
         decoders: W_dec of each member and seed.
-        through: for each edge, the member at whose SAE both starts meet: the parent itself, or a common ancestor.
+        begun: for each child, the member at whose SAE its own began.
         trained_on: codes of members' SAEs that were trained on with their own activations, by seed.
         trained_on_decoders: their W_dec.
 
     Returns:
         `identity`: one row per edge and seed. Columns of each measure: as it is, `_null` and `_null_p95` (mean and
-        95th percentile over the draws of strangers), `_control` (the parent's SAE trained on; only where the
-        child's began at the parent's). `silent`: share whose latent in the child never fires.
+        95th percentile over the draws of strangers), `_control` (the parent's SAE trained on; only of `direct`
+        edges, where the child's began at the parent's). `through`: where both starts meet. `silent`: share whose
+        latent in the child never fires.
         `identity_latents`: one row per eligible latent of the parent.
     """
     rows: list[dict[str, Any]] = []
     latents = [pl.DataFrame(schema=_LATENT)]
-    for (parent, child), meet in through.items():
+    for (parent, child), meet in meetings(lineage.edges, begun).items():
+        direct = begun.get(child) == parent
         for seed, (a, b) in enumerate(zip(lineage.members[parent], lineage.members[child], strict=True)):
             side = lineage.comparison(parent, seed, child, seed).parent
             best = side.candidates.latent[:, 0].astype(np.int64)
@@ -114,19 +117,39 @@ def identity_tables(
             draw = generator(lineage.seed, "identity strangers", parent, child, seed)
             rows.append(
                 {
-                    "parent": parent, "child": child, "seed": seed, "through": meet, "tau": lineage.settings.tau,
-                    "n_parent": len(seen.latent), "silent": _mean(b.firings[seen.latent] == 0),
+                    "parent": parent, "child": child, "seed": seed, "through": meet, "direct": direct,
+                    "tau": lineage.settings.tau, "n_parent": len(seen.latent),
+                    "silent": _mean(b.firings[seen.latent] == 0),
                     **seen.shares(), **_interval(lineage.resampler, a, b, seen),
                     **_null(seen, a, b, weights, draw, lineage.settings.shifts),
                     **(
                         _control(a, trained_on[parent][seed], weights[0], trained_on_decoders[parent][seed], lineage)
-                        if meet == parent and parent in trained_on
+                        if direct
                         else {}
                     ),
                 }
             )  # fmt: skip
             latents.append(_latents(parent, child, seed, seen, (a, b), side.best_r))
     return {"identity": pl.DataFrame(rows, schema=_EDGE), "identity_latents": pl.concat(latents)}
+
+
+def meetings(edges: Sequence[Edge], begun: Mapping[str, str]) -> dict[Edge, str]:
+    """Return where the starts of each edge's two SAEs meet: at the parent, or at an ancestor of both.
+
+    Args:
+        edges: (parent, child).
+        begun: the member at whose SAE each one's begins; edges whose ends have none in common are left out.
+    """
+
+    def line(member: str) -> list[str]:
+        return [member, *line(begun[member])] if member in begun else [member]
+
+    found: dict[Edge, str] = {}
+    for parent, child in edges:
+        shared = [name for name in line(child) if name in line(parent)]
+        if shared:
+            found[parent, child] = shared[0]
+    return found
 
 
 def places(

@@ -22,7 +22,7 @@ def values(view: View) -> dict[str, Any]:
         "edges": rows.to_dicts(),
         "tau": view.tau,
         "colours": view.colours,
-        "through": [row for row in rows.to_dicts() if row["through"] != row["parent"]],
+        "through": [row for row in rows.to_dicts() if not row["direct"]],
         "figure_": _figure(rows, view.tau),
     }
 
@@ -30,7 +30,7 @@ def values(view: View) -> dict[str, Any]:
 def _edges(table: pl.DataFrame) -> pl.DataFrame:
     """Return means over the seeds, with the least and the largest share kept."""
     columns = [f"{name}{end}" for name in _MEASURES for end in _ENDS]
-    return table.group_by("parent", "child", "through", maintain_order=True).agg(
+    return table.group_by("parent", "child", "through", "direct", maintain_order=True).agg(
         pl.col(*columns, "silent", "n_parent").mean(),
         seeds=pl.len(),
         least=pl.col("kept_low").min(),

@@ -23,9 +23,10 @@ def sentences(table: pl.DataFrame) -> list[str]:
     """
     if not table.height:
         return []
-    edges = table.group_by("parent", "child", "through", maintain_order=True).agg(pl.col(*_OF).mean())
-    at_parent = pl.col("through") == pl.col("parent")
-    direct, distant = edges.filter(at_parent), edges.filter(~at_parent)
+    edges = table.group_by("parent", "child", "through", "direct", maintain_order=True).agg(
+        pl.col(*_OF).mean()
+    )
+    direct, distant = edges.filter("direct"), edges.filter(~pl.col("direct"))
     tau, said = table["tau"][0], []
     if direct.height:
         each = ", ".join(
@@ -39,11 +40,11 @@ def sentences(table: pl.DataFrame) -> list[str]:
         )
     if distant.height:
         each = ", ".join(
-            f"{row['parent']} → {row['child']} {row['kept']:.1%} (both from {row['through']})"
+            f"{row['parent']} → {row['child']} {row['kept']:.1%} ({_way(row)})"
             for row in distant.iter_rows(named=True)
         )
         said.append(
-            f"Where the starts of two members' SAEs meet further up, kept at their own index are {each}; of strangers "
+            f"Where a child's SAEs began at those of another member, kept at their own index are {each}; of strangers "
             f"at most {_most(distant, 'kept_null'):.1%} would be."
         )
     said.append(
@@ -54,15 +55,23 @@ def sentences(table: pl.DataFrame) -> list[str]:
     return said
 
 
+def _way(row: dict[str, Any]) -> str:
+    """Say how the SAEs of an edge are related where one did not begin at the other."""
+    return "by way of others" if row["through"] == row["parent"] else f"both from {row['through']}"
+
+
 def _most(table: pl.DataFrame, column: str) -> float:
     return _number(table[column].max())
 
 
 def _span(table: pl.DataFrame, column: str) -> str:
-    low, high = (
-        f"{_number(end):.2f}".replace("-", "−") for end in (table[column].min(), table[column].max())
-    )
+    low, high = (_decimal(_number(end)) for end in (table[column].min(), table[column].max()))
     return low if low == high else f"{low} to {high}"
+
+
+def _decimal(value: float) -> str:
+    text = f"{value:.2f}"
+    return "0.00" if text == "-0.00" else text.replace("-", "−")
 
 
 def _number(value: Any) -> float:

@@ -81,27 +81,8 @@ def _identity(
     on = again(config.sae.variant)
     known = controlled(run, config)
     weights = {name: [sae.W_dec.numpy() for sae in _saes(run, config, name, on)] for name in known}
-    through = meetings(lineage.edges, starts(run, config))
-    return identity_tables(lineage, decoders, through, {name: codes[name, on] for name in known}, weights)
-
-
-def meetings(edges: Sequence[tuple[str, str]], begun: Mapping[str, str]) -> dict[tuple[str, str], str]:
-    """Return where the starts of each edge's two SAEs meet: at the parent, or at an ancestor of both.
-
-    Args:
-        edges: (parent, child).
-        begun: the member at whose SAE each one's begins; of edges whose ends have none in common nothing is said.
-    """
-
-    def line(member: str) -> list[str]:
-        return [member, *line(begun[member])] if member in begun else [member]
-
-    found = {}
-    for parent, child in edges:
-        shared = [name for name in line(child) if name in line(parent)]
-        if shared:
-            found[parent, child] = shared[0]
-    return found
+    begun = starts(run, config)
+    return identity_tables(lineage, decoders, begun, {name: codes[name, on] for name in known}, weights)
 
 
 def save_dictionaries(run: Run, agreed: ConsensusLineage, saes: Mapping[str, Sequence[SAE]]) -> list[str]:

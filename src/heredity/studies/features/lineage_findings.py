@@ -19,14 +19,14 @@ def edges(edges: pl.DataFrame, *, shared_start: bool = False) -> list[str]:
     sentences = []
     for row in edges.iter_rows(named=True):
         ratio = (
-            "no heritability can be given, for the ceiling does not stand clear of the floor"
+            "; no heritability can be given, for the ceiling does not stand clear of the floor"
             if row["heritability"] is None
-            else f"a heritability of {_with_interval(row)}"
+            else f", which makes a heritability of {_with_interval(row)}"
         )
         sentences.append(
             f"From {row['parent']} to {row['child']}, {row['persist']:.1%} of features persist at "
             f"r ≥ {row['tau']:.2f}{between}: by chance {row['floor']:.1%} would, and two SAEs of one model share "
-            f"{row['ceiling']:.1%}, which makes {ratio}{_uneven(row)}."
+            f"{row['ceiling']:.1%}{ratio}{_uneven(row)}."
         )
     return sentences
 
@@ -46,6 +46,7 @@ def lost(edges: pl.DataFrame, agreed: pl.DataFrame) -> list[str]:
         f"Of a parent's latents that can be judged{seldom}, on average {gone:.0%} disappear in the child and "
         f"{unsure:.0%} are undecided"
     )
+    agreed = agreed.drop_nulls("vanish") if agreed.height else agreed  # seeds may agree on nothing
     if agreed.height:
         return [
             f"{whole}, but in a second SAE of the same model {twin:.0%} have no match either. Of the features that "
