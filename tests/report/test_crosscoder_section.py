@@ -96,11 +96,22 @@ def test_words_meet_by_end_and_stand_with_floor_and_chance(crossed: Run) -> None
     assert text.count("140 31.0 % 30.0 to 32.0 % by seed 0.12 % 95th pct. 0.40 %") == len(MEMBERS)
     assert "43 81.4 % 70.0 to 90.0 % 61.0 % 95th pct. 66.0 % 0.52 0.40 to 0.63 0.50 to 0.55" in text
     assert text.count("95th pct. 66.0 % – – –") == len(EDGES) - 1
+    assert '<figure id="crosscoder-agreement"' in html
     assert "No κ where one of the methods has one word only" in text
     section = re.search(r'<section id="crosscoder".*?</section>', html, re.DOTALL)
     assert section
     assert "<b>75\u00a0%</b>" in section[0]  # where both methods would say the same
     assert len(re.findall(r'<figure id="crosscoder-norms-\d"', section[0])) == len(EDGES)
+
+
+def test_without_any_kappa_agreement_is_not_drawn(tmp_path: Path) -> None:
+    run = made_up_run(tmp_path / "run")
+    for name, table in crosscoder_tables().items():
+        run.write_table(name, table)
+    run.write_table(
+        "crosscoder_edges", run.table("crosscoder_edges").with_columns(kappa=pl.lit(None, pl.Float64))
+    )
+    assert '<figure id="crosscoder-agreement"' not in feature_page.draw(run)
 
 
 def test_a_decoder_is_divided_between_the_two_ends() -> None:

@@ -61,6 +61,6 @@ def test_agreement_stands_beside_shuffled_partners() -> None:
     assert "say the same of 88% of the latents, and would of 82% with partners shuffled" in text
     assert text.endswith("κ: base → lua 0.50 [0.41, 0.58]. On 1 edge one of the methods has one word only.")
     _, flat = sentences(LATENTS, QUALITY, NOTHING, edges.filter(child="far"))
-    assert flat.endswith("one word only, on every edge, and no agreement beyond chance can be seen.")
+    assert flat.endswith("one word only, and nothing beyond chance can be seen.")
     silent = edges.with_columns(n=pl.lit(0.0))
     assert sentences(LATENTS, QUALITY, NOTHING, silent)[1].startswith("On no edge")

@@ -101,8 +101,11 @@ def _ends(view: View, parent: str, child: str) -> list[dict[str, Any]]:
     return ends
 
 
-def _agreement(edges: pl.DataFrame) -> Figure:
-    known = edges.drop_nulls("agree")
+def _agreement(edges: pl.DataFrame) -> Figure | None:
+    """Draw agreement beside chance, where it can be told from it."""
+    known = edges.drop_nulls("kappa")
+    if not known.height:
+        return None
     rows = known.select(
         row=pl.col("parent") + " → " + pl.col("child"), series=pl.lit("both methods decide and agree"), value="agree",
         low="agree_low", high="agree_high", floor="chance", floor_low="chance", floor_high="chance_p95",
@@ -116,7 +119,7 @@ def _agreement(edges: pl.DataFrame) -> Figure:
         "would be with partners shuffled among each SAE's latents (its bar ends at the 95th percentile); bars are "
         "95 % intervals over latents drawn anew.",
         numbers=edges,
-        height=share_figures.height(max(1, known.height), 1),
+        height=share_figures.height(known.height, 1),
     )
 
 

@@ -91,9 +91,7 @@ def _agreement(edges: pl.DataFrame) -> str:
     told = decided.drop_nulls("kappa")
     silent = decided.height - told.height
     if not told.height:
-        return (
-            f"{start}: one of the methods has one word only, on every edge, and no agreement beyond chance can be seen."
-        )
+        return f"{start}: on every edge one of the methods has one word only, and nothing beyond chance can be seen."
     kappas = ", ".join(
         f"{row['parent']} → {row['child']} {row['kappa']:.2f}{_bounds(row)}"
         for row in told.iter_rows(named=True)
