@@ -83,7 +83,8 @@ def _agreement(edges: pl.DataFrame) -> str:
     if not decided.height:
         return "On no edge do correlation and the crosscoder both decide."
     weight = decided["n"] * decided["pairs"]
-    agree, chance = (_number((decided[name] * weight).sum() / weight.sum()) for name in ("agree", "chance"))
+    whole = _number(weight.sum())
+    agree, chance = (_number((decided[name] * weight).sum()) / whole for name in ("agree", "chance"))
     start = (
         f"Where both methods decide they say the same of {agree:.0%} of the latents, and would of {chance:.0%} with "
         "partners shuffled"
