@@ -126,9 +126,10 @@ def _warnings(run: Run, config: Tracked, lineage: Lineage, unsaved: Sequence[str
 _SHARED_START = (
     "Each child's SAEs begin at its parent's (sae.init = parent): two SAEs of one seed share a start, and that they "
     "agree is no evidence of inheritance. Shares, ceilings and heritability are therefore of pairs of different seeds "
-    "only; these, too, are more lenient than SAEs from random weights, for a child's SAE begins where its parent's "
-    "features are. Of SAEs that share a start are: universal features, highlights, the pages of features, the pairs "
-    "that are ablated, the released code's rule, and which consensus features persist or vanish"
+    "only. These, too, are more lenient than SAEs from random weights, for a child's SAE begins where its parent's "
+    "features are; and descendants' SAEs have been trained for longer, so that their ceilings are higher. Universal "
+    "features, highlights, the pages of features, the pairs that are ablated, the released code's rule and the "
+    "verdicts on consensus features rest on SAEs that share a start"
 )
 
 
