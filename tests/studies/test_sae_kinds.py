@@ -11,6 +11,7 @@ from test_tracking import SETTINGS, table, track, world  # noqa: F401
 from heredity.errors import ConfigError
 from heredity.execute import Serial
 from heredity.family import Family
+from heredity.features.codes import Codes
 from heredity.features.sae import load
 from heredity.studies.features import jobs
 from heredity.studies.features import track as stage
@@ -35,11 +36,11 @@ def follow(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Follow:  # 
     folder = tmp_path_factory.mktemp("kinds")
     family = Family.load(world / "lm")
     two = [family.member(name) for name in ("base", "near")]
-    Family("two", two, world / "lm").save(world / "lm" / "two.toml")
+    Family("two", two, world / "lm").save(world / "lm" / "near.toml")
     data = [part for d in DOMAINS[:2] for part in ("--data", f"{d}=text:{world}/text/{d}/*.txt")]
 
-    def run(name: str, *arguments: str, whole: bool = False, code: int = 0, said: str = "") -> Path:
-        file = world / "lm" / ("family.toml" if whole else "two.toml")
+    def run(name: str, *arguments: str, family: str = "near", code: int = 0, said: str = "") -> Path:
+        file = world / "lm" / f"{family}.toml"
         found, _, text = track(world, file, *data, *QUICK, *arguments, "-o", folder / name)
         assert found == (1 if said else code), text
         assert said in text
@@ -59,9 +60,9 @@ def warm(follow: Follow) -> Path:
 
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(stage, "generations", first)
-        out = follow("warm", "--init", "parent", whole=True, code=130)
+        out = follow("warm", "--init", "parent", family="family", code=130)
     assert sorted(p.parent.name for p in out.glob("saes/*/history.json")) == ["base-topk-0", "base-topk-1"]
-    return follow("warm", "--init", "parent", "--resume", whole=True)
+    return follow("warm", "--init", "parent", "--resume", family="family")
 
 
 def test_latents_keep_their_index_from_parent_to_child(warm: Path) -> None:
@@ -121,7 +122,7 @@ def test_records_name_the_sae_that_one_began_with(warm: Path) -> None:
 
 
 def test_an_undisturbed_run_has_the_same_tables(warm: Path, follow: Follow) -> None:
-    again = follow("again", "--init", "parent", whole=True)
+    again = follow("again", "--init", "parent", family="family")
     names = sorted(file.stem for file in (warm / "tables").glob("*.parquet"))
     assert names == sorted(file.stem for file in (again / "tables").glob("*.parquet"))
     for name in names:
@@ -157,6 +158,13 @@ def test_any_kind_is_followed_to_the_page(follow: Follow, variant: str) -> None:
     else:
         assert not (out / "tables" / "identity.parquet").exists()
     page = (out / "report.html").read_text()
+    # A penalty sparsifies for as long as it is trained with: the SAEs begun at the base's have a lower L0.
+    l0 = [Codes.open(out / "codes" / name).l0 for name in sorted(names) if "again" not in name]
+    assert (max(l0) > 1.2 * min(l0)) == (variant == "l1")
+    shares = page.split('id="persistence"')[1].split("</section>")[0]
+    assert ("differ by more than 20 %, compare with care." in shares) == (variant == "l1")
+    findings = " ".join(table(out, "findings").filter(section="persistence")["text"])
+    assert ("to be read with care: L0 is" in findings) == (variant == "l1")
     assert "TopK SAEs" not in page.replace("BatchTopK SAEs", "") or "only a TopK SAE" in page
     assert "curve over L0" not in page
     said = " ".join(table(out, "warnings")["text"])
