@@ -116,8 +116,8 @@ def evaluate_saes(run: Run, config: Tracked, streams: Streams, *, device: str, s
             own = [job for job in planned if job.member == member]
             saes = [load_sae(Path(job.out)) for job in own]
             # Only a TopK can be asked for another k than it was trained with.
-            ks = CURVE if member == config.root and config.sae.variant == "topk" else ()
-            ks = tuple(k for k in ks if k <= config.sae.latents)
+            curved = member == config.root and config.sae.variant == "topk"
+            ks = [k for k in CURVE if k <= config.sae.latents] if curved else []
             found = qualities(
                 [*saes, *(with_k(saes[0], k) for k in ks)], model, held_out, config.sae.site,
                 ends=ends_in(model, streams),
@@ -164,7 +164,7 @@ def codes_of(
         StoreError: no latent of an SAE fires often enough to be judged.
     """
     planned = jobs(run, config, device)
-    kinds = [(member, config.sae.variant) for member in config.members]
+    kinds: list[tuple[str, str]] = [(member, config.sae.variant) for member in config.members]
     kinds += [(member, again(config.sae.variant)) for member in controlled(run, config)]
     found: dict[tuple[str, str], list[Codes]] = {}
     for member in config.members:
