@@ -1,7 +1,5 @@
 """The study with three SAEs per member, from text to page: what most of them find, and what became of that."""
 
-from pathlib import Path
-
 import numpy as np
 import polars as pl
 import pytest
