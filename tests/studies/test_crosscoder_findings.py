@@ -49,6 +49,10 @@ def test_only_the_latents_own_end_counts_for_what_is_gone_or_new() -> None:
         "Looked for in the crosscoder: of what persists 60% have a partner that both ends share and 20% none; of what "
         "disappears or emerges 5% have one that both ends share nevertheless, 30% one of that end alone, and 50% none."
     )
+    _, gone = sentences(LATENTS, QUALITY, meeting({("emerges", "unpaired"): 9}), NOTHING)
+    assert gone.startswith(
+        "Looked for in the crosscoder: of what disappears or emerges 0% have a partner that both"
+    )
     _, bare = sentences(LATENTS, QUALITY, meeting({("undecided", "both"): 9}), NOTHING)
     assert bare.startswith("No latent that correlation decides")
 

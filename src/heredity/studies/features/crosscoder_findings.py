@@ -69,7 +69,8 @@ def _words(meeting: pl.DataFrame) -> str:
         )
     if any(said in gone for said, _ in counts):
         parts.append(
-            f"of what disappears or emerges {share(gone, ('both', 'both')):.0%} have one that both ends share "
+            f"of what disappears or emerges {share(gone, ('both', 'both')):.0%} have "
+            f"{'one' if parts else 'a partner'} that both ends share "
             f"nevertheless, {share(gone, ('parent only', 'child only')):.0%} one of that end alone, and "
             f"{share(gone, ('unpaired', 'unpaired')):.0%} none"
         )
