@@ -240,7 +240,7 @@ def test_a_start_that_does_not_fit_leaves_the_folder_alone(
 def test_an_interrupted_training_resumes_to_the_same_bytes(
     store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from heredity.cli import _training
+    from heredity.features import diary
 
     settings = [
         "--dtype",
@@ -256,19 +256,19 @@ def test_an_interrupted_training_resumes_to_the_same_bytes(
         "--set",
         "checkpoint_every=30",
     ]
-    monkeypatch.setattr(_training, "_LOG_EVERY", 10)
+    monkeypatch.setattr(diary, "EVERY", 10)
     assert run(["train", str(store), "-o", str(tmp_path / "whole"), *settings, "-q"]) == 0
-    write = _training.write_bytes
+    write = diary.write_bytes
 
     def stop(path: Path, data: bytes) -> None:
         write(path, data)
         if path.name == "history.json" and json.loads(data)[-1]["step"] == 70:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(_training, "write_bytes", stop)
+    monkeypatch.setattr(diary, "write_bytes", stop)
     assert run(["train", str(store), "-o", str(tmp_path / "cut"), *settings, "-q"]) == 130
     assert (tmp_path / "cut" / "checkpoint.safetensors").exists()
-    monkeypatch.setattr(_training, "write_bytes", write)
+    monkeypatch.setattr(diary, "write_bytes", write)
     assert run(["train", str(store), "-o", str(tmp_path / "cut"), *settings, "-q"]) == 2
     assert run(["train", str(store), "-o", str(tmp_path / "cut"), *settings, "-q", "--resume"]) == 0
     for name in ("sae_weights.safetensors", "history.json", "cfg.json"):

@@ -14,6 +14,7 @@ from test_tracking import SETTINGS, track, world
 from heredity.errors import MismatchError
 from heredity.execute import Serial
 from heredity.family import Family, Member
+from heredity.features import diary
 from heredity.features import harvest as harvesting
 from heredity.features.lineage import Lineage
 from heredity.features.sae import Crosscoder
@@ -169,19 +170,19 @@ def test_a_training_that_is_killed_ends_with_the_same_bits(
     stores = [store(tmp_path / f"store-{member}") for member in "mn"]
     meta = Path(stores[1]) / "meta.json"
     meta.write_bytes(msgspec.json.encode(msgspec.json.decode(meta.read_bytes()) | {"member": "n"}))
-    monkeypatch.setattr(crosscoder, "_LOG_EVERY", 10)
+    monkeypatch.setattr(diary, "EVERY", 10)
     whole = train_one(job("whole"))
-    write = crosscoder.write_bytes
+    write = diary.write_bytes
 
     def interrupted(path: Path, data: bytes) -> None:
         write(path, data)
         if msgspec.json.decode(data)[-1]["step"] == stop_at:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(crosscoder, "write_bytes", interrupted)
+    monkeypatch.setattr(diary, "write_bytes", interrupted)
     with pytest.raises(KeyboardInterrupt):
         train_one(job("broken"))
-    monkeypatch.setattr(crosscoder, "write_bytes", write)
+    monkeypatch.setattr(diary, "write_bytes", write)
     assert train_one(job("broken")) == whole
     weights = [(tmp_path / name / "sae_weights.safetensors").read_bytes() for name in ("whole", "broken")]
     assert weights[0] == weights[1]

@@ -8,6 +8,7 @@ import pytest
 
 pytest.importorskip("torch")
 
+from heredity.features import diary
 from heredity.features.sae import TopK, load
 from heredity.features.store import StoreMeta, StoreWriter
 from heredity.features.train import Training
@@ -39,14 +40,14 @@ def job(folder: Path, name: str, start: str | None = None) -> SaeJob:
 def test_history_and_weights_are_those_of_an_undisturbed_run(
     tmp_path: Path, stop_at: int, warm: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(track, "_LOG_EVERY", 10)
+    monkeypatch.setattr(diary, "EVERY", 10)
     start = None
     if warm:
         first = job(tmp_path, "first")
         train_one(first)
         start = first.out
     whole = train_one(job(tmp_path, "whole", start))
-    write = track.write_bytes
+    write = diary.write_bytes
 
     def interrupted(path: Path, data: bytes) -> None:
         write(path, data)
@@ -54,11 +55,11 @@ def test_history_and_weights_are_those_of_an_undisturbed_run(
             raise KeyboardInterrupt
 
     broken = job(tmp_path, "broken", start)
-    monkeypatch.setattr(track, "write_bytes", interrupted)
+    monkeypatch.setattr(diary, "write_bytes", interrupted)
     with pytest.raises(KeyboardInterrupt):
         train_one(broken)
     assert Path(broken.checkpoint).exists()
-    monkeypatch.setattr(track, "write_bytes", write)
+    monkeypatch.setattr(diary, "write_bytes", write)
     assert train_one(broken) == whole
     weights = [(tmp_path / name / "sae_weights.safetensors").read_bytes() for name in ("whole", "broken")]
     assert weights[0] == weights[1]
@@ -73,3 +74,22 @@ def test_each_sae_is_trained_after_the_one_that_it_begins_with(tmp_path: Path) -
         one = job(tmp_path, name, None if start is None else str(tmp_path / start))
         made.append(one)
     assert [[one.name for one in part] for part in generations(made)] == [["a", "e"], ["b", "c"], ["d"]]
+
+
+def test_killed_after_the_last_checkpoint_nothing_is_left_to_train_and_the_history_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(diary, "EVERY", 10)
+    one = job(tmp_path, "one")
+    one = msgspec.structs.replace(one, training=msgspec.structs.replace(one.training, checkpoint_every=100))
+    save = track.save_sae
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(track, "save_sae", stop)
+    with pytest.raises(KeyboardInterrupt):
+        train_one(one)
+    monkeypatch.setattr(track, "save_sae", save)
+    rows = train_one(one)
+    assert [row["step"] for row in rows] == list(range(10, 301, 10))

@@ -11,13 +11,13 @@ from heredity.atomic import write_bytes
 from heredity.cli._overrides import overrides
 from heredity.errors import ConfigError, MismatchError
 from heredity.family import plain
+from heredity.features.diary import Diary
 from heredity.features.initialise import refuse_unlike
 from heredity.features.sae import SAE, Variant, kind_named, load, make, variants
 from heredity.features.store import ActivationStore
 from heredity.features.train import Training
 from heredity.features.train import train as train_sae
 
-_LOG_EVERY = 50
 _PER_WIDTH = 8  # latents per activation, unless d_sae is set
 _LEAST_TOKENS = 2_000_000  # trained on, unless tokens is set
 
@@ -114,18 +114,7 @@ def plan(
 
 def train(job: Job, out: Path, *, seed: int, device: str, progress: bool) -> tuple[SAE, list[dict[str, Any]]]:
     """Train, or go on from OUT's checkpoint; return the SAE and the rows of its history."""
-    diary = out / "history.json"
-    before = msgspec.json.decode(diary.read_bytes()) if diary.exists() else []
-    history: list[dict[str, Any]] = []
-
-    def log(values: dict[str, Any]) -> None:
-        if not history and before:  # resumed: keep what the diary has from before the checkpoint
-            history.extend(row for row in before if row["step"] < values["step"])
-            before.clear()
-        if values["step"] % _LOG_EVERY == 0 or values["step"] == job.training.steps:
-            history.append(values)
-            write_bytes(diary, msgspec.json.encode(history))
-
+    diary = Diary(out / "history.json", job.training.steps)
     out.mkdir(parents=True, exist_ok=True)
     checkpoint = out / "checkpoint.safetensors"
     asked = {"variant": job.variant, "training": job.training, "seed": seed}
@@ -134,15 +123,15 @@ def train(job: Job, out: Path, *, seed: int, device: str, progress: bool) -> tup
         from heredity.features.crosscoding import train_crosscoder
 
         sae = train_crosscoder(
-            job.variant, job.stores, job.training, seed=seed, checkpoint=checkpoint, callback=log, device=device,
+            job.variant, job.stores, job.training, seed=seed, checkpoint=checkpoint, callback=diary.log, device=device,
             progress=progress,
         )  # fmt: skip
     else:
         sae = train_sae(
-            job.variant, job.stores[0], job.training, seed=seed, start=job.start, checkpoint=checkpoint, callback=log,
-            device=device, progress=progress,
+            job.variant, job.stores[0], job.training, seed=seed, start=job.start, checkpoint=checkpoint,
+            callback=diary.log, device=device, progress=progress,
         )  # fmt: skip
-    return sae, history or before
+    return sae, diary.rows
 
 
 def finish(out: Path, history: list[dict[str, Any]]) -> None:

@@ -23,6 +23,7 @@ from heredity.features.codes import Codes
 from heredity.features.crosscoder_edges import crosscoder_tables
 from heredity.features.crosscoder_quality import OnDemand, crosscoder_qualities
 from heredity.features.crosscoding import crosscoder_table, encode_members, train_crosscoder
+from heredity.features.diary import Diary
 from heredity.features.harvest import harvest
 from heredity.features.l0 import unequal_l0
 from heredity.features.lineage import Lineage
@@ -40,7 +41,6 @@ from heredity.studies.features.members import ends_in, load_member
 from heredity.studies.features.text import Streams
 
 _NAME = "crosscoder"
-_LOG_EVERY = 50
 
 
 class CrosscoderJob(msgspec.Struct, frozen=True, kw_only=True):
@@ -121,29 +121,18 @@ def train_joint(run: Run, config: Tracked, streams: Streams, *, device: str, say
 
 def train_one(job: CrosscoderJob) -> list[dict[str, Any]]:
     """Train a crosscoder and save it with its history beside it; runs in a worker process."""
-    diary = Path(f"{job.checkpoint}.json")
-    before = msgspec.json.decode(diary.read_bytes()) if diary.exists() else []
-    history: list[dict[str, Any]] = []
-
-    def log(values: dict[str, Any]) -> None:
-        if not history and before:  # resumed: what the diary has from before the checkpoint
-            history.extend(row for row in before if row["step"] < values["step"])
-            before.clear()
-        if values["step"] % _LOG_EVERY == 0 or values["step"] == job.training.steps:
-            history.append({"variant": _NAME, **values})
-            write_bytes(diary, msgspec.json.encode(history))
-
+    diary = Diary(Path(f"{job.checkpoint}.json"), job.training.steps, {"variant": _NAME})
     numba.set_num_threads(1)
     with threads(1):
         sae = train_crosscoder(
             job.kind, [ActivationStore.open(folder) for folder in job.stores], job.training, seed=job.stream,
-            checkpoint=Path(job.checkpoint), callback=log, device=job.device, progress=False,
+            checkpoint=Path(job.checkpoint), callback=diary.log, device=job.device, progress=False,
         )  # fmt: skip
     save_sae(sae, Path(job.out))
-    write_bytes(Path(job.out) / "history.json", msgspec.json.encode(history))  # last: it is done
+    write_bytes(Path(job.out) / "history.json", msgspec.json.encode(diary.rows))  # last: it is done
     Path(job.checkpoint).unlink(missing_ok=True)
-    diary.unlink(missing_ok=True)
-    return history
+    diary.path.unlink(missing_ok=True)
+    return diary.rows
 
 
 def judge(run: Run, config: Tracked, streams: Streams, *, device: str, say: Say) -> None:

@@ -13,6 +13,7 @@ from heredity.atomic import write_bytes
 from heredity.errors import MismatchError, StoreError
 from heredity.execute import Processes
 from heredity.features.codes import Codes, encode
+from heredity.features.diary import Diary
 from heredity.features.evaluate import qualities, with_k
 from heredity.features.harvest import harvest
 from heredity.features.sae import SAE
@@ -36,7 +37,6 @@ from heredity.studies.features.members import ends_in, load_member
 from heredity.studies.features.text import Streams
 
 CURVE = (8, 16, 32, 64)
-_LOG_EVERY = 50
 _CURVE = {
     "member": pl.String, "variant": pl.String, "seed": pl.Int64, "k": pl.Int64, "l0": pl.Float64, "fvu": pl.Float64,
     "ce_recovered": pl.Float64,
@@ -78,29 +78,19 @@ def train_saes(run: Run, config: Tracked, streams: Streams, *, device: str, prog
 def train_one(job: SaeJob) -> list[dict[str, Any]]:
     """Train one SAE and save it in SAELens' layout with its history beside it; runs in a worker process."""
     start = None if job.start is None else load_sae(Path(job.start))
-    diary = Path(f"{job.checkpoint}.json")
-    history: list[dict[str, Any]] = []
-    before = msgspec.json.decode(diary.read_bytes()) if diary.exists() else []
-
-    def log(values: dict[str, Any]) -> None:
-        if not history and before:  # resumed: keep what the diary has from before the checkpoint
-            history.extend(row for row in before if row["step"] < values["step"])
-            before.clear()
-        if values["step"] % _LOG_EVERY == 0 or values["step"] == job.training.steps:
-            history.append({"member": job.member, "variant": job.variant, "seed": job.seed, **values})
-            write_bytes(diary, msgspec.json.encode(history))
-
+    labels = {"member": job.member, "variant": job.variant, "seed": job.seed}
+    diary = Diary(Path(f"{job.checkpoint}.json"), job.training.steps, labels)
     numba.set_num_threads(1)  # one thread per worker: the workers share the machine
     with threads(1):
         sae = train(
             job.kind, ActivationStore.open(job.store), job.training, seed=job.stream, start=start,
-            checkpoint=Path(job.checkpoint), callback=log, device=job.device, progress=False,
+            checkpoint=Path(job.checkpoint), callback=diary.log, device=job.device, progress=False,
         )  # fmt: skip
     save_sae(sae, Path(job.out))
-    write_bytes(Path(job.out) / "history.json", msgspec.json.encode(history))  # last: the SAE is done
+    write_bytes(Path(job.out) / "history.json", msgspec.json.encode(diary.rows))  # last: the SAE is done
     Path(job.checkpoint).unlink(missing_ok=True)
-    diary.unlink(missing_ok=True)
-    return history
+    diary.path.unlink(missing_ok=True)
+    return diary.rows
 
 
 def evaluate_saes(run: Run, config: Tracked, streams: Streams, *, device: str, say: Say) -> None:
