@@ -10,7 +10,7 @@ from heredity.cli import _options
 @click.command()
 @click.option(
     "--preset", type=click.Choice(["smoke", "small", "wide", "paper"]), default="small", show_default=True,
-    help="smoke: two minutes. small: a quarter of an hour. wide: hours. paper: its own data (a GPU and a hub).",
+    help="smoke: a minute. small: a quarter of an hour. wide: two hours. paper: its own data (a GPU and a hub).",
 )  # fmt: skip
 @click.option(
     "--config", type=click.Path(path_type=Path), help="A study file of your own instead of a preset."
