@@ -120,15 +120,20 @@ def settle(tab: chromium.Tab, condition: str) -> None:
 def test_a_browser_finds_features_and_shows_their_relatives(tab: chromium.Tab, page: Path) -> None:
     tab.open(page, width=1300)
     assert not [r for r in tab.requests if "features/" in r]  # nothing is loaded before it is asked for
+    findings = tab.value("document.getElementById('found').textContent")
+    assert len(findings) > 100
     tab.value("document.getElementById('browse').scrollIntoView()")
     settle(
-        tab, "document.querySelectorAll('#found li').length > 50 && document.querySelector('#feature .kin')"
+        tab, "document.querySelectorAll('#feature-list li').length > 50 && document.querySelector('#feature .kin')"
     )
-    assert tab.value("document.getElementById('found-count').textContent") == "1,080 latents"
+    assert tab.value("document.getElementById('feature-count').textContent") == "1,080 latents"
+    assert tab.value("document.getElementById('found').textContent") == findings  # the list has a place of its own
+    twice = "[...document.querySelectorAll('[id]')].map((e) => e.id).filter((id, n, all) => all.indexOf(id) !== n)"
+    assert tab.value(twice) == []
     tab.value("""(() => { const f = document.querySelector('.find'); f.text.value = 'word77'; f.member.value = 'lua';
         f.dispatchEvent(new Event('input')); })()""")
-    settle(tab, "!document.getElementById('found-count').textContent.startsWith('1,080')")
-    hits = tab.value("[...document.querySelectorAll('#found li')].map((li) => li.textContent)")
+    settle(tab, "!document.getElementById('feature-count').textContent.startsWith('1,080')")
+    hits = tab.value("[...document.querySelectorAll('#feature-list li')].map((li) => li.textContent)")
     assert hits
     assert all("word77" in hit for hit in hits)
     tab.value("location.hash = '#feature=lua/5'")
@@ -163,4 +168,4 @@ def test_a_page_without_its_folder_says_so(tab: chromium.Tab, page: Path, tmp_pa
     alone.write_bytes(page.read_bytes())
     tab.open(alone, width=900)
     tab.value("document.getElementById('browse').scrollIntoView()")
-    settle(tab, "document.getElementById('found-count').textContent.includes('keep the folder features')")
+    settle(tab, "document.getElementById('feature-count').textContent.includes('keep the folder features')")

@@ -4,8 +4,8 @@
   const place = document.getElementById("browse");
   if (!place) return;
   const form = place.querySelector("form");
-  const list = document.getElementById("found");
-  const count = document.getElementById("found-count");
+  const list = document.getElementById("feature-list");
+  const count = document.getElementById("feature-count");
   const detail = document.getElementById("feature");
   const PAGE = 100;
   const waiting = new Map();
