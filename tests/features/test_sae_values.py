@@ -109,5 +109,7 @@ def test_the_curve_over_k(held_out):
     assert curve[1].ablation == "mean"
     with pytest.raises(ConfigError, match="has no k"):
         quality_curve(some(L1(d_sae=60, l1=1.0)), model, tokens, SITE, [3])
+    with pytest.raises(ConfigError, match="k = 61 of an SAE with 60 latents"):
+        quality_curve(sae, model, tokens, SITE, [61])
     with pytest.raises(MismatchError, match="24 wide"):
         quality(some(TopK(d_sae=60, k=4), d_in=23), model, tokens, SITE)

@@ -90,7 +90,7 @@ def quality_curve(
     """Measure an SAE with several k at evaluation; None is the SAE as trained.
 
     Raises:
-        ConfigError: a k is given for a variant that has none.
+        ConfigError: a k is given for a variant that has none, or one above the number of latents.
         MismatchError: the activations at the site have another width than the SAE.
     """
     saes = [sae if k is None else with_k(sae, k) for k in ks]
@@ -120,7 +120,7 @@ def qualities(
 
     Raises:
         MismatchError: the activations at the site have another width than an SAE.
-        StoreError: the stream is empty, or the site's activations do not vary.
+        StoreError: the stream is empty, or the site's activations are not finite or do not vary.
     """
     place, feed = Site.parse(site), Feed(model.eval(), ends)
     feed.check(stream)
@@ -151,10 +151,12 @@ def with_k(sae: SAE, k: int) -> SAE:
     """Return a TopK SAE with another number of latents per token.
 
     Raises:
-        ConfigError: the variant has no k.
+        ConfigError: the variant has no k, or the SAE fewer latents.
     """
     if not isinstance(sae.variant, TopK):
         raise ConfigError(f"a {sae.variant.architecture} SAE has no k", "leave k out")
+    if k > sae.d_sae:
+        raise ConfigError(f"k = {k:,} of an SAE with {sae.d_sae:,} latents", "choose a smaller k")
     return msgspec.structs.replace(sae, variant=msgspec.structs.replace(sae.variant, k=k))
 
 
@@ -175,11 +177,12 @@ class _Sums(Struct, eq=False):
 
 
 class _Moments(Struct):
-    """Σx, Σ‖x‖² and the number of rows, for Σ‖x − x̄‖² in the end."""
+    """Σx, Σ‖x‖², the number of rows and that of batches, for Σ‖x − x̄‖² in the end."""
 
     total: Tensor | None = None
     squares: float = 0.0
     n: int = 0
+    steps: int = 0
 
     def add(self, rows: Tensor, site: Site, saes: Sequence[SAE]) -> None:
         x = rows.double().cpu()
@@ -189,9 +192,16 @@ class _Moments(Struct):
                 f"site {site}: activations are {x.shape[1]} wide, the SAE's W_enc takes {wrong[0]}",
                 "use the SAE of this site",
             )
+        squares = float(x.square().sum())
+        if not np.isfinite(squares):
+            raise StoreError(
+                f"site {site}: activations are not finite at step {self.steps}",
+                "the model is broken, or overflows in its dtype",
+            )
         self.total = x.sum(dim=0) if self.total is None else self.total + x.sum(dim=0)
-        self.squares += float(x.square().sum())
+        self.squares += squares
         self.n += len(x)
+        self.steps += 1
 
     @property
     def mean(self) -> Float64[ndarray, " d"]:
