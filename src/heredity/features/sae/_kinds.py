@@ -32,7 +32,7 @@ def make(name: str, settings: Mapping[str, Any]) -> Variant:
     """Make a variant of plain settings, `d_sae` among them.
 
     Raises:
-        ConfigError: no such variant, or a setting that it has not, needs, or cannot take.
+        ConfigError: no such variant, or a setting that it has not, needs, or cannot take; a k above d_sae.
     """
     kind = kind_named(name)
     unknown = [key for key in settings if key not in kind.__struct_fields__]
@@ -44,4 +44,7 @@ def make(name: str, settings: Mapping[str, Any]) -> Variant:
     except msgspec.ValidationError as error:
         hint = "`heredity train --variants` lists the settings of each"
         raise ConfigError(f"{name}: {plain(error)}", hint) from None
+    k = getattr(made, "k", 0)
+    if k > made.d_sae:
+        raise ConfigError(f"{name}: k = {k:,} of {made.d_sae:,} latents - at $.k", "lower k, or raise d_sae")
     return made

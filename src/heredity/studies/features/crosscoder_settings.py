@@ -5,6 +5,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
+from heredity.errors import ConfigError
 from heredity.features.sae import Crosscoder
 from heredity.features.train import Training
 from heredity.studies.features.saes import Count, Sae
@@ -28,10 +29,18 @@ class CrosscoderSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True
     revive: Annotated[int, Meta(ge=0)] = 64
 
     def kind(self, sae: Sae, members: tuple[str, ...]) -> Crosscoder:
-        """Return the crosscoder as a value."""
-        return Crosscoder(
-            d_sae=self.latents or sae.latents, k=self.k or sae.k, revive=self.revive, members=members
-        )
+        """Return the crosscoder as a value.
+
+        Raises:
+            ConfigError: more latents are to fire than there are.
+        """
+        latents, k = self.latents or sae.latents, self.k or sae.k
+        if k > latents:
+            raise ConfigError(
+                f"crosscoder: k = {k:,} of {latents:,} latents - at $.crosscoder",
+                "lower crosscoder.k, or raise crosscoder.latents; unset, they are sae.k and sae.latents",
+            )
+        return Crosscoder(d_sae=latents, k=k, revive=self.revive, members=members)
 
     def training(self, sae: Sae) -> Training:
         """Return how long and how fast it is trained."""

@@ -74,11 +74,17 @@ def check_saes(sae: Sae, name: str) -> None:
     """Check what no single field says.
 
     Raises:
-        ConfigError: options that the kind does not take, or an L1 SAE for comparison beside L1 SAEs.
+        ConfigError: options that the kind does not take, a k above the number of latents, or an L1 SAE for
+            comparison beside L1 SAEs.
     """
     for option, field in (("d_sae", "latents"), ("k", "k")):
         if option in sae.options:
             raise ConfigError(f"{name}: {option} is sae.{field} - at $.sae.options", f"set sae.{field}")
+    if sae.has_k and sae.k > sae.latents:
+        raise ConfigError(
+            f"{name}: k = {sae.k:,} of {sae.latents:,} latents - at $.sae.k",
+            "lower sae.k, or raise sae.latents",
+        )
     try:
         _ = sae.kind
     except ConfigError as error:
