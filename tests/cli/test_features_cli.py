@@ -288,6 +288,14 @@ def test_an_interrupted_training_resumes_to_the_same_bytes(
         (["train", "{store}", "--set", "k=0"], 2, "--set for topk"),
         (["train", "{store}", "{store}", "--set", "k=2"], 3, "trained on one store"),
         (["train", "{news}", "--set", "k=2"], 1, "no finished activation store"),
+        (["train", "{store}", "--set", "d_sae=8", "--set", "k=9"], 2, "k = 9 of 8 latents"),
+        (["train", "{store}", "--variant", "batchtopk", "--set", "d_sae=8", "--set", "k=9"], 2, "k = 9 of 8 latents"),
+        (["train", "{store}", "--set", "k=2", "--set", "batch_tokens=100000"], 1, "fewer than one batch"),
+        (["train", "{store}", "--set", "k=2", "--set", "d_sae=1000000000000000"], 1, "not enough memory"),
+        (["train", "{store}", "--set", "k=2", "--device", "gpu"], 2, "not a torch device"),
+        (["train", "{store}", "--variant", "crosscoder", "--set", "k=2"], 2, "one STORE is given"),
+        (["train", "{store}", "{store}", "--variant", "crosscoder", "--set", "k=2"], 2, "two STOREs are of a member"),
+        (["harvest", "{lm}", "--site", SITE, "--data", "{news}", "--device", "gpu"], 2, "not a torch device"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_done_is_said_before_any_work(
@@ -303,7 +311,8 @@ def test_what_cannot_be_done_is_said_before_any_work(
     found, text = refused(capsys, *[one.format(**places) for one in arguments], "-o", tmp_path / "out")
     assert found == code
     assert said in text
-    assert not list((tmp_path / "out").glob("*.bin"))
+    assert "hint: " in text
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_variants_are_listed_with_their_settings(capsys: pytest.CaptureFixture[str]) -> None:
@@ -312,3 +321,37 @@ def test_the_variants_are_listed_with_their_settings(capsys: pytest.CaptureFixtu
     assert "topk: " in shown
     assert "d_sae, k" in shown
     assert "checkpoint_every=500" in shown
+
+
+def test_a_harvest_of_another_text_leaves_a_finished_one_alone(
+    world: Path, store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "store"
+    shutil.copytree(store, out)
+    before = {file: file.read_bytes() for file in out.rglob("*") if file.is_file()}
+    text = ["--data", world / "news", "--data", f"stories=text:{world}/tales/*.txt"]
+    common = ["harvest", world / "lm", "--site", SITE, *text, "-o", out, "--resume"]
+    code, error = refused(capsys, *common, "--context", 16)
+    assert (code, "of contexts of another length" in error) == (3, True)
+    assert before == {file: file.read_bytes() for file in out.rglob("*") if file.is_file()}
+    say(capsys, *common, "--context", 32)
+    assert before == {file: file.read_bytes() for file in out.rglob("*") if file.is_file()}
+
+
+def test_a_broken_model_is_not_measured(
+    world: Path, store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    small = [
+        part for one in ("k=4", "d_sae=48", "tokens=2560", "batch_tokens=256") for part in ("--set", one)
+    ]
+    say(capsys, "train", store, "-o", tmp_path / "sae", *small)
+    shutil.copytree(world / "lm", tmp_path / "broken")
+    model = MistralForCausalLM.from_pretrained(tmp_path / "broken")
+    with torch.no_grad():
+        model.model.layers[0].mlp.up_proj.weight[0, 0] = float("nan")
+    model.save_pretrained(tmp_path / "broken")
+    code, error = refused(
+        capsys, "evaluate", tmp_path / "sae", tmp_path / "broken", "--data", store / "stream"
+    )
+    assert code == 1
+    assert f"site {SITE}: activations are not finite at step 0" in error

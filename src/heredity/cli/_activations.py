@@ -2,11 +2,15 @@
 
 import re
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
 
 from heredity.cli import _options
 from heredity.cli._folders import claim
 from heredity.cli._text import ends_for, stream_of
+
+if TYPE_CHECKING:
+    from heredity.corpora.tokens import TokenStream
 
 _CONTEXT = 128
 
@@ -23,7 +27,9 @@ def harvest(
     from heredity.features.harvest import harvest_sites
     from heredity.features.site import Site
     from heredity.models.architecture import open_model, skeleton
+    from heredity.models.load import device_of
 
+    device_of(device)  # this, too, before anything is written
     checkpoint = Checkpoint.open(str(model))
     bare = skeleton(checkpoint.path)
     wanted = list(dict.fromkeys(str(Site.parse(site)) for site in sites))
@@ -31,7 +37,7 @@ def harvest(
         Site.parse(site).find(bare)  # before a weight is read or a text tokenised
     marks = ("meta.json", "plan.json", "*/meta.json", "*/plan.json", "tokenizer/tokenizer.json")
     claim(out, marks=marks, resume=resume, overwrite=overwrite)
-    stream = stream_of(
+    stream = _stream(
         data, checkpoint.path, out, context=context or _CONTEXT, domains=domains, max_tokens=max_tokens, seed=seed
     )  # fmt: skip
     live = open_model(checkpoint.path, device=device, dtype=dtype)
@@ -64,6 +70,28 @@ def harvest(
     _options.emit(
         {"out": str(out), "stream_digest": stream.digest, "stores": made}, as_json=as_json, lines=lines
     )
+
+
+def _stream(data: tuple[str, ...], model: Path, out: Path, **settings: Any) -> "TokenStream":
+    """Tokenise the text, or take the stream that an earlier call left in OUT if it is the same.
+
+    Raises:
+        MismatchError: it is another one: the activations beside it are of its tokens.
+    """
+    from heredity.corpora.stream import TokenStream
+    from heredity.errors import MismatchError
+
+    if not (out / "stream" / "meta.json").is_file():
+        return stream_of(data, model, out, **settings)
+    before = TokenStream.open(out / "stream")
+    with TemporaryDirectory() as work:
+        same = stream_of(data, model, Path(work), **settings).digest == before.digest
+    if not same:
+        raise MismatchError(
+            f"{out}: holds activations of another text, or of contexts of another length",
+            "resume with the same text and settings, add --overwrite to start anew, or choose another -o",
+        )
+    return before
 
 
 def folder_name(site: str) -> str:

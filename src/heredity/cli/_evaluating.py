@@ -119,6 +119,9 @@ def by_member(members: Sequence[str], models: Sequence[str]) -> dict[str, str]:
         return dict(zip(members, models, strict=True))
     if known and len(known) < len(models):
         raise ConfigError("some models are named, others are not", f"give {expected}")
+    empty = [name for name, equals, path in named if equals and not path]
+    if empty:
+        raise ConfigError(f"{empty[0]}= names no model", f"give {expected}")
     twice = [name for name in dict.fromkeys(known) if known.count(name) > 1]
     if twice:
         raise ConfigError(f"{twice[0]} is given twice", f"give {expected}")

@@ -57,6 +57,10 @@ def run(arguments: list[str]) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader left: nothing more to say
         return 0
+    except MemoryError as error:
+        return _report(
+            f"not enough memory ({error})", "ask for less at once: fewer latents, smaller batches", 1
+        )
     except OSError as error:
         name = f"{error.filename}: " if error.filename else ""
         return _report(f"{name}{error.strerror or error}", "", 1)

@@ -9,7 +9,7 @@ from msgspec import Struct
 
 from heredity.atomic import write_bytes
 from heredity.cli._overrides import overrides
-from heredity.errors import ConfigError, MismatchError
+from heredity.errors import ConfigError, HeredityError, MismatchError
 from heredity.family import plain
 from heredity.features.diary import Diary
 from heredity.features.initialise import refuse_unlike
@@ -91,7 +91,7 @@ def plan(
                 f"settings: {', '.join(sorted(of_kind))}; {', '.join(Training.__struct_fields__)}",
             )
     if joint:
-        own["members"] = [store.meta.member for store in opened]
+        own["members"] = _members(opened)
     if isinstance(rest["tokens"], int):  # a short training revives its dead latents sooner
         rest = {
             "dead_after_tokens": min(100_000, max(1, rest["tokens"] // 10)),
@@ -112,6 +112,22 @@ def plan(
     return Job(opened, made, training, first)
 
 
+def _members(stores: Sequence[ActivationStore]) -> list[str]:
+    """Return whose activations a crosscoder's stores are, each member once."""
+    names = [store.meta.member for store in stores]
+    if len(names) < 2:
+        raise ConfigError(
+            "a crosscoder is over several members, one STORE is given", "give one for each member"
+        )
+    twice = [name for name in dict.fromkeys(names) if names.count(name) > 1]
+    if twice:
+        raise ConfigError(
+            f"two STOREs are of a member {twice[0]!r}",
+            "give each member once; `heredity harvest --name` names it",
+        )
+    return names
+
+
 def train(job: Job, out: Path, *, seed: int, device: str, progress: bool) -> tuple[SAE, list[dict[str, Any]]]:
     """Train, or go on from OUT's checkpoint; return the SAE and the rows of its history."""
     diary = Diary(out / "history.json", job.training.steps)
@@ -119,19 +135,32 @@ def train(job: Job, out: Path, *, seed: int, device: str, progress: bool) -> tup
     checkpoint = out / "checkpoint.safetensors"
     asked = {"variant": job.variant, "training": job.training, "seed": seed}
     write_bytes(out / "plan.json", msgspec.json.encode(asked))
-    if "members" in job.variant.__struct_fields__:
-        from heredity.features.crosscoding import train_crosscoder
+    try:
+        if "members" in job.variant.__struct_fields__:
+            from heredity.features.crosscoding import train_crosscoder
 
-        sae = train_crosscoder(
-            job.variant, job.stores, job.training, seed=seed, checkpoint=checkpoint, callback=diary.log, device=device,
-            progress=progress,
-        )  # fmt: skip
-    else:
-        sae = train_sae(
-            job.variant, job.stores[0], job.training, seed=seed, start=job.start, checkpoint=checkpoint,
-            callback=diary.log, device=device, progress=progress,
-        )  # fmt: skip
+            sae = train_crosscoder(
+                job.variant, job.stores, job.training, seed=seed, checkpoint=checkpoint, callback=diary.log,
+                device=device, progress=progress,
+            )  # fmt: skip
+        else:
+            sae = train_sae(
+                job.variant, job.stores[0], job.training, seed=seed, start=job.start, checkpoint=checkpoint,
+                callback=diary.log, device=device, progress=progress,
+            )  # fmt: skip
+    except (HeredityError, MemoryError):
+        if not checkpoint.exists():
+            _forget(out)
+        raise
     return sae, diary.rows
+
+
+def _forget(out: Path) -> None:
+    """Remove what a training leaves that failed before its first checkpoint: there is nothing to go on with."""
+    for name in ("history.json", "plan.json"):
+        (out / name).unlink(missing_ok=True)
+    if not any(out.iterdir()):
+        out.rmdir()
 
 
 def finish(out: Path, history: list[dict[str, Any]]) -> None:

@@ -40,6 +40,7 @@ def command(
     """
     from heredity.cli import _tracking
     from heredity.errors import ConfigError
+    from heredity.models.load import device_of
     from heredity.run import Run
     from heredity.studies.features import config as settings_of
     from heredity.studies.features.sizes import of_study
@@ -67,6 +68,7 @@ def command(
             lines=[*lines, "           beside the training of the language models"],
         )
         return
+    device_of(device)
     sizes.check(folder)
     # The demo goes on with its own folder by itself; Run.open refuses any other folder that is not empty.
     run = Run.open(

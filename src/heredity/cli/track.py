@@ -48,6 +48,7 @@ def command(
 
     from heredity.cli import _tracking
     from heredity.errors import ConfigError
+    from heredity.models.load import device_of
     from heredity.run import Run
     from heredity.studies.tracking import config as settings_of
     from heredity.studies.tracking.sizes import estimate
@@ -68,6 +69,7 @@ def command(
         facts, lines = _tracking.shown(sizes, chosen.sae, loaded.name)
         _options.emit({"run": str(folder), **facts}, as_json=as_json, lines=lines)
         return
+    device_of(device)
     sizes.check(folder)
     run = Run.open(
         folder, command="track", config=settings_of.plain_values(chosen), seed=seed, resume=resume, overwrite=overwrite

@@ -55,7 +55,9 @@ def command(
     from heredity.cli import _training
     from heredity.cli._folders import claim
     from heredity.features.sae import save
+    from heredity.models.load import device_of
 
+    device_of(device)
     job = _training.plan(stores, variant, start, settings, dtype)
     claim(out, marks=("cfg.json", "checkpoint.safetensors", "plan.json"), resume=resume, overwrite=overwrite)
     sae, history = _training.train(
