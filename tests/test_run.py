@@ -1,5 +1,6 @@
 """A run folder resumes with the same settings and refuses everything else."""
 
+import json
 import tomllib
 from pathlib import Path
 
@@ -113,3 +114,21 @@ def test_how_a_command_ended_is_recorded(tmp_path: Path) -> None:
         with pytest.raises(error):
             ending(error)
         assert f'"status": "{status}"' in (tmp_path / str(error) / "run.json").read_text()
+
+
+@pytest.mark.parametrize("damage", ["{", "[]", "{}", "stages", "folders"])
+def test_a_damaged_record_is_refused(tmp_path: Path, damage: str) -> None:
+    open_run(tmp_path / "r")
+    record = tmp_path / "r" / "run.json"
+    text = json.dumps(json.loads(record.read_text()) | {damage: 1}) if damage.isalpha() else damage
+    record.write_text(text)
+    with pytest.raises(ConfigError, match=r"run\.json: (not|cannot be read as) a run record"):
+        open_run(tmp_path / "r", resume=True)
+    assert record.read_text() == text
+
+
+def test_a_damaged_table_is_refused(tmp_path: Path) -> None:
+    run = open_run(tmp_path / "r")
+    run.write_table("edges", pl.DataFrame({"r": [1.0]})).write_bytes(b"PAR1")
+    with pytest.raises(StoreError, match=r"edges\.parquet: cannot be read"):
+        run.table("edges")

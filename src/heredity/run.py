@@ -191,12 +191,17 @@ class Run:
         """Read a table back.
 
         Raises:
-            StoreError: the run has no such table.
+            StoreError: the run has no such table, or it is damaged.
         """
         source = self.path / "tables" / f"{name}.parquet"
         if not source.exists():
             raise StoreError(f"{source}: no such table", "run the command that makes it, or resume the run")
-        return pl.read_parquet(source)
+        try:
+            return pl.read_parquet(source)
+        except pl.exceptions.PolarsError as error:
+            raise StoreError(
+                f"{source}: cannot be read ({str(error).splitlines()[0]})", "--overwrite makes the run anew"
+            ) from None
 
     def has_table(self, name: str) -> bool:
         """Say whether the run has a table."""
@@ -234,20 +239,26 @@ class Run:
         write_text(self.path / "run.json", json.dumps(self._state, indent=1) + "\n")
 
 
-def read_record(path: Path) -> dict[str, Any]:
+def read_record(path: Path, hint: str = "--overwrite starts anew") -> dict[str, Any]:
     """Read a run.json.
+
+    Args:
+        path: the file.
+        hint: what to do about one that cannot be read.
 
     Raises:
         ConfigError: it is not one.
     """
     try:
-        state = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise ConfigError(
-            f"{path}: cannot be read as a run record ({error})", "--overwrite starts anew"
-        ) from None
+        state = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read as a run record ({error.strerror})", hint) from None
+    except ValueError as error:
+        raise ConfigError(f"{path}: cannot be read as a run record ({error})", hint) from None
     if not isinstance(state, dict) or not {"command", "config", "seed", "stages"} <= state.keys():
-        raise ConfigError(f"{path}: not a run record", "--overwrite starts anew")
+        raise ConfigError(f"{path}: not a run record", hint)
+    if not isinstance(state["stages"], dict) or not isinstance(state.get("folders", []), list):
+        raise ConfigError(f"{path}: not a run record", hint)
     return state
 
 

@@ -30,5 +30,7 @@ def command(folder: Path, out: Path | None, as_json: bool) -> None:
     from heredity.report import write_report
     from heredity.run import Run, read_record
 
-    page = write_report(Run(folder, read_record(folder / "run.json")), out)
+    page = write_report(
+        Run(folder, read_record(folder / "run.json", "name the folder of a run, or of a merge")), out
+    )
     _options.emit({"run": str(folder), "report": str(page)}, as_json=as_json, lines=[str(page)])

@@ -37,6 +37,7 @@ from heredity.run import Run
 from heredity.seeds import key
 from heredity.studies.features.config import Tracked
 from heredity.studies.features.family import Say
+from heredity.studies.features.jobs import history_of
 from heredity.studies.features.members import ends_in, load_member
 from heredity.studies.features.text import Streams
 
@@ -111,8 +112,7 @@ def train_joint(run: Run, config: Tracked, streams: Streams, *, device: str, say
             run.metric(**row)
         last = history[-1]
         say(f"{_NAME}: FVU {last['fvu']:.3f} at L0 {last['l0']:.1f} on its last training batch")
-    rows = msgspec.json.decode((Path(job.out) / "history.json").read_bytes())
-    run.write_table("crosscoder_training", pl.DataFrame(rows))
+    run.write_table("crosscoder_training", pl.DataFrame(history_of(Path(job.out))))
     if own:
         for folder in folders:
             shutil.rmtree(folder, ignore_errors=True)

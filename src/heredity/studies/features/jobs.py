@@ -2,9 +2,11 @@
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
+from heredity.errors import StoreError
 from heredity.features.sae import L1, Variant
 from heredity.features.train import Training
 from heredity.run import Run
@@ -51,6 +53,20 @@ class SaeJob(msgspec.Struct, frozen=True, kw_only=True):
     def done(self) -> bool:
         """Whether it is trained."""
         return (Path(self.out) / "history.json").exists()
+
+
+def history_of(folder: Path) -> list[dict[str, Any]]:
+    """Read what a training noted, from the folder of its SAE.
+
+    Raises:
+        StoreError: the file is damaged.
+    """
+    file = folder / "history.json"
+    try:
+        rows: list[dict[str, Any]] = msgspec.json.decode(file.read_bytes(), type=list[dict[str, Any]])
+    except msgspec.DecodeError as error:
+        raise StoreError(f"{file}: is damaged ({error})", f"remove {folder} and resume") from None
+    return rows
 
 
 def jobs(run: Run, config: Tracked, device: str) -> list[SaeJob]:

@@ -30,6 +30,7 @@ from heredity.studies.features.jobs import (
     again,
     controlled,
     generations,
+    history_of,
     jobs,
     store_of,
 )
@@ -65,9 +66,7 @@ def train_saes(run: Run, config: Tracked, streams: Streams, *, device: str, prog
                 run.metric(**row)
             last = history[-1]
             say(f"{job.name}: FVU {last['fvu']:.3f} at L0 {last['l0']:.1f} on its last training batch")
-    rows = [
-        row for job in planned for row in msgspec.json.decode((Path(job.out) / "history.json").read_bytes())
-    ]
+    rows = [row for job in planned for row in history_of(Path(job.out))]
     run.write_table("sae_training", pl.DataFrame(rows))
     shutil.rmtree(
         run.folder("activations"), ignore_errors=True
