@@ -176,3 +176,14 @@ def test_unequal_l0_names_the_two_furthest_apart():
     assert unequal_l0({}) == []
     [line] = unequal_l0({"topk 0": 32.0, "l1 0": 61.5, "topk 1": 30.0})
     assert "30.0 (topk 1) and 61.5 (l1 0)" in line
+
+
+def test_at_each_tau_partners_are_dealt_among_what_is_matched_there(lineage):
+    """What two rows have in common differs between the latents matched at 0.8 and the others."""
+    rows = np.eye(N)
+    rows[:45] += 3
+    made = matching_table(lineage, {"base": [rows, rows], "child": [rows[::-1], rows[::-1]]})
+    at = made.filter(tau=0.8, matching="best")
+    assert made.filter(tau=0.3, matching="best")["persist"].item() > at["persist"].item()
+    between = (9 * N + 6) / (9 * N + 7)
+    np.testing.assert_allclose(at["decoder_cosine_null"], between)

@@ -20,6 +20,8 @@ _SCHEMA = {
     "floor_p95": pl.Float64, "fdr": pl.Float64, "fdr_high": pl.Float64, "ceiling": pl.Float64,
     "decoder_cosine_median": pl.Float64, "decoder_cosine_null": pl.Float64,
 }  # fmt: skip
+_DEALT = 2000
+"""Pairs of latents of a pair of seeds whose partners are exchanged, at each τ."""
 _Curves = tuple[Float64[ndarray, " taus"], Float64[ndarray, " taus"]]
 
 
@@ -32,7 +34,7 @@ def matching_table(lineage: Lineage, decoders: Decoders | None = None) -> pl.Dat
 
     Returns:
         one row per edge, matching and τ; persist_min and persist_max are over the pairs of seeds.
-        decoder_cosine_null is the median once the matched partners are dealt out anew among the matched.
+        decoder_cosine_null is the median once the partners are dealt out anew among the latents matched at that τ.
     """
     rows = [
         row
@@ -72,7 +74,9 @@ def _rows(
     fdr, fdr_high = result.false_discovery if name == "best" else false_discovery(persist, floor)
     ends = ceilings[result.parent], ceilings[result.child]
     ceiling = None if ends[0] is None or ends[1] is None else np.sqrt(ends[0] * ends[1])
-    cosine = None if decoders is None else _cosine(result, matched, decoders, (lineage.seed, name))
+    cosine: list[tuple[float | None, float | None]] = [(None, None)] * len(settings.taus)
+    if decoders is not None:
+        cosine = _cosines(result, matched, decoders, settings.taus, (lineage.seed, name))
     rows = []
     for at, tau in enumerate(settings.taus):
         rows.append({
@@ -81,8 +85,7 @@ def _rows(
             "persist_max": float(parent[:, at].max()), "persist_child": float(child[:, at].mean()),
             "floor": float(floor.mean[at]), "floor_p95": float(floor.p95[at]), "fdr": float(fdr[at]),
             "fdr_high": float(fdr_high[at]), "ceiling": None if ceiling is None else float(ceiling[at]),
-            "decoder_cosine_median": None if cosine is None else _median(cosine[1][cosine[0] >= tau]),
-            "decoder_cosine_null": None if cosine is None else _median(cosine[2][cosine[0] >= tau]),
+            "decoder_cosine_median": cosine[at][0], "decoder_cosine_null": cosine[at][1],
         })  # fmt: skip
     return rows
 
@@ -108,27 +111,31 @@ def _curves(both: Comparison, matched: tuple[Matching, Matching], settings: Trac
     return parent, child
 
 
-def _cosine(
-    result: EdgeResult,
-    matched: list[tuple[Matching, Matching]],
-    decoders: Decoders,
+def _cosines(
+    result: EdgeResult, matched: list[tuple[Matching, Matching]], decoders: Decoders, taus: Float64[ndarray, " taus"],
     key: tuple[int, str],
-) -> tuple[Float64[ndarray, " n"], Float64[ndarray, " n"], Float64[ndarray, " n"]]:
-    """Return r and the decoder cosine of every matched pair, and the cosine with a partner dealt out anew.
+) -> list[tuple[float | None, float | None]]:  # fmt: skip
+    """Return for each τ the median decoder cosine of what is matched, and that with partners dealt out anew.
 
-    The rows of a decoder have directions in common: two that were never matched do not have a cosine of 0.
+    The rows of a decoder have directions in common: two that were never matched do not have a cosine of 0. Partners
+    are dealt among the latents matched at the same τ, at most `_DEALT` of a pair of seeds.
     """
-    scores, angles, chance = [], [], []
+    pairs = []
     for (s, t), both, (forward, _) in zip(result.pairs, result.comparisons, matched, strict=True):
         own = np.flatnonzero((forward.partner >= 0) & both.parent.eligible)
-        partner, rows = forward.partner[own], (decoders[result.parent][s], decoders[result.child][t])
-        dealt = generator(key[0], "decoder cosine", result.parent, result.child, key[1], s, t).permutation(
-            partner
-        )
-        scores.append(forward.r[own])
-        angles.append(cosines(*rows, own, partner))
-        chance.append(cosines(*rows, own, dealt))
-    return np.concatenate(scores), np.concatenate(angles), np.concatenate(chance)
+        rows, partner = (decoders[result.parent][s], decoders[result.child][t]), forward.partner[own]
+        draw = generator(key[0], "decoder cosine", result.parent, result.child, key[1], s, t)
+        pairs.append((forward.r[own], cosines(*rows, own, partner), own, partner, rows, draw))
+    medians = []
+    for tau in taus:
+        angles, chance = [], []
+        for r, angle, own, partner, rows, draw in pairs:
+            angles.append(angle[r >= tau])
+            dealt = draw.permutation(np.flatnonzero(r >= tau))[:_DEALT]
+            if len(dealt) > 1:  # in a ring, so that no latent gets its own partner back
+                chance.append(cosines(*rows, own[dealt], partner[np.roll(dealt, 1)]))
+        medians.append((_median(np.concatenate(angles)), _median(np.concatenate([np.zeros(0), *chance]))))
+    return medians
 
 
 def _median(values: Float64[ndarray, " n"]) -> float | None:
