@@ -103,13 +103,24 @@ def initialise(config: dict[str, Any], *, seed: int, device: str = "cpu") -> nn.
 
 
 def from_config(config: dict[str, Any], **options: Any) -> nn.Module:
-    """Make the causal LM of the content of a config.json; its weights are as torch draws them."""
+    """Make the causal LM of the content of a config.json; its weights are as torch draws them.
+
+    Raises:
+        ConfigError: transformers knows no such model, or refuses its shape.
+    """
+    from huggingface_hub.errors import StrictDataclassError
     from transformers import AutoConfig, AutoModelForCausalLM
 
     values = dict(config)
-    model: nn.Module = AutoModelForCausalLM.from_config(
-        AutoConfig.for_model(values.pop("model_type"), **values), **options
-    )
+    kind = values.pop("model_type", None)
+    try:
+        model: nn.Module = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **values), **options)
+    except (RuntimeError, StrictDataclassError, TypeError, ValueError) as error:
+        why = " ".join(str(error).split()).partition(". Should contain")[0]
+        raise ConfigError(
+            f"no model of model_type {kind!r} can be made of these settings ({why})",
+            "compare them with transformers' configuration of that model_type",
+        ) from None
     return model
 
 

@@ -37,7 +37,8 @@ def assigned(values: Mapping[str, Any], assignments: Sequence[str], hint: str) -
             if not isinstance(place, dict):
                 raise KeyError(last)
         except (KeyError, IndexError, ValueError, TypeError):
-            raise ConfigError(f"--set {assignment}: no such setting", hint) from None
+            table = "add --crosscoder: there is none" if parents[:1] == ["crosscoder"] else hint
+            raise ConfigError(f"--set {assignment}: no such setting", table) from None
         if text.strip():
             place[last] = value
         else:
