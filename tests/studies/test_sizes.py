@@ -31,7 +31,7 @@ def free(monkeypatch: pytest.MonkeyPatch):
 def sizes(*held: Held) -> Sizes:
     return Sizes(
         members=1, edges=0, d=1, train_tokens=1, shared_tokens=1, saes=1, harvest_flops=0.0, train_flops=0.0,
-        firing_pairs=0.0, held=held,
+        firing_pairs=0.0, crosscoder=0, held=held,
     )  # fmt: skip
 
 
