@@ -28,6 +28,22 @@ def heredity(*arguments: str, **environment: str) -> subprocess.CompletedProcess
         (["demo", "--set", "sae.k=1.5"], 2, "$.sae.k"),
         (["demo", "--config", "missing.toml"], 2, "missing.toml: cannot be read"),
         (["demo", "--resume", "--overwrite"], 2, "exclude each other"),
+        (
+            ["demo", "--init", "parent", "--set", "sae.init=random"],
+            2,
+            "--init parent, and --set sae.init=random",
+        ),
+        (["demo", "--set", "base.model.model_type=mistrel"], 2, "no model of model_type 'mistrel'"),
+        (
+            ["demo", "--preset", "smoke", "--set", "base.model.num_attention_heads=3"],
+            2,
+            "no model of model_type 'mistral'",
+        ),
+        (
+            ["report", "nowhere"],
+            2,
+            "nowhere/run.json: cannot be read as a run record (No such file or directory)",
+        ),
     ],
 )
 def test_bad_usage_is_one_line_and_a_hint(arguments: list[str], code: int, said: str, tmp_path: Path) -> None:

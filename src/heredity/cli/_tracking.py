@@ -12,6 +12,7 @@ from heredity.errors import ConfigError
 from heredity.family import Family
 from heredity.report.formats import duration, size
 from heredity.studies.features.crosscoder import check_related
+from heredity.studies.features.crosscoder_settings import CrosscoderSettings
 from heredity.studies.features.saes import Sae
 from heredity.studies.features.sizes import Sizes, matrix_speed
 from heredity.studies.tracking import config as settings_of
@@ -29,7 +30,8 @@ def plan(
         the family with local paths; the settings; the folder that relative paths of text start from.
 
     Raises:
-        ConfigError: a setting or a site that does not exist, no text, a family without edges.
+        ConfigError: a setting or a site that does not exist, no text, a family without edges, or a setting that takes
+            back what an option asks for.
         MismatchError: members of different tokenizers or widths, or not related though a crosscoder is asked for.
     """
     family = Family.load(file)
@@ -45,10 +47,23 @@ def plan(
     kin.check_tokenizers(local)
     values["sae"]["site"] = kin.check_site(local, values["sae"].get("site"))
     chosen = settings_of.build(values)
+    check_asked(chosen.sae, chosen.crosscoder, init=init, crosscoder=crosscoder)
     if chosen.crosscoder is not None:
         check_related(local)
     root = Path.cwd() if data or config is None else config.parent
     return local, chosen, root
+
+
+def check_asked(sae: Sae, joint: CrosscoderSettings | None, *, init: str | None, crosscoder: bool) -> None:
+    """Check that no `--set` takes back what an option asks for.
+
+    Raises:
+        ConfigError: one does.
+    """
+    if init is not None and sae.init != init:
+        raise ConfigError(f"--init {init}, and --set sae.init={sae.init}", "leave one of them out")
+    if crosscoder and joint is None:
+        raise ConfigError("--crosscoder, and --set crosscoder= takes it out", "leave one of them out")
 
 
 def domains(config: TrackConfig, root: Path) -> int:

@@ -55,6 +55,7 @@ def command(
     if init:
         settings = (f"sae.init={init}", *settings)
     chosen = settings_of.with_values(chosen, settings)
+    _tracking.check_asked(chosen.sae, chosen.crosscoder, init=init, crosscoder=crosscoder)
     if print_config:
         click.echo(to_toml(settings_of.plain(chosen)), nl=False)
         return
