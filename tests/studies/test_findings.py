@@ -11,7 +11,7 @@ from heredity.run import Run
 from heredity.studies.features import identity_findings
 from heredity.studies.features import lineage_findings as lineage
 from heredity.studies.features import meaning_findings as meaning
-from heredity.studies.features.findings import findings
+from heredity.studies.features.findings import _quality, findings
 
 EDGES = (("base", "lua"), ("base", "verse"))
 NOTHING = pl.DataFrame()
@@ -130,6 +130,20 @@ def test_the_released_codes_rule_is_told_with_its_null() -> None:
     assert text.endswith("27.0 to 30.0% and 0.0%.")
 
 
+@pytest.mark.parametrize(
+    ("dead", "said"),
+    [
+        (0.0, "95% of the loss. Every latent fires on it."),
+        (0.004, "Up to 0.4% of an SAE's latents never fire"),
+    ],
+)
+def test_quality_is_told_with_both_goals(dead: float, said: str) -> None:
+    row = {"variant": "topk", "fvu": 0.05, "ce_recovered": 0.97, "dead_share": dead, "l0": 8.0}
+    (text,) = _quality(pl.DataFrame([row]))
+    assert "within the goal of FVU ≤ 0.10 and 95% of the loss" in text
+    assert said in text
+
+
 def test_removal_is_told_by_kind_and_beside_strangers() -> None:
     table = pl.DataFrame([
         {"kind": kind, "domain": domain, "loss_change": cost, "n_latents": n}
@@ -146,6 +160,8 @@ def test_removal_is_told_by_kind_and_beside_strangers() -> None:
         in sets
     )
     assert "9.0" not in sets
+    (saved, *_) = meaning.ablation(table.with_columns(pl.col("loss_change") * -0.001), alike)
+    assert "all that persists 0.000 nats per token (500 latents, 0.00 for a thousand)" in saved
     assert pairs.startswith(
         "On 1 of 2 edges the two latents of a pair that persists change the loss more alike"
     )
@@ -201,7 +217,7 @@ def test_a_run_with_the_first_tables_only_has_its_findings(tmp_path: Path) -> No
     assert told["section"].to_list() == [
         "saes", "persistence", "persistence", "persistence", "inheritance", "features", "limits",
     ]  # fmt: skip
-    assert "31% of an SAE's latents never fire" in told["text"][0]
+    assert "31.0% of an SAE's latents never fire" in told["text"][0]
     assert "2 features of base's first SAE are matched in all 4 members: 22.2% of those" in told["text"][5]
 
 

@@ -73,7 +73,7 @@ def sweep(
 
 
 def l0_curve(curve: pl.DataFrame, measure: str, title: str, colours: Colours) -> Plot:
-    """Draw FVU or CE recovered against L0 for every member and SAE variant, mean over seeds."""
+    """Draw FVU or CE recovered against L0 for every member and SAE variant, mean over the seeds that the table has."""
     data = []
     means = curve.group_by("member", "variant", "k", maintain_order=True).agg(
         pl.col("l0").mean(), pl.col(measure).mean()

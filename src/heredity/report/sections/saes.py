@@ -61,8 +61,8 @@ def _curves(view: View) -> list[Figure]:
         Figure(
             name=f"l0-{measure}",
             plot=figures.l0_curve(table, measure, title, view.colours),
-            caption=f"{words} against how many latents fire per token, on held-out text: the same SAEs "
-            "evaluated at other sparsities, mean over seeds.",
+            caption=f"{words} against how many latents fire per token, on held-out text: one SAE of a "
+            "member, evaluated with another k than it was trained with.",
             numbers=table.select("member", "variant", "seed", "k", "l0", measure),
         )
         for measure, (title, words) in titles.items()

@@ -91,7 +91,7 @@ def _quality(saes: pl.DataFrame, variant: str = "topk") -> list[str]:
     own = saes.filter(pl.col("variant") == variant)
     fvu, with_loss = _number(own["fvu"].max()), own.drop_nulls("ce_recovered")
     recovered = _number(with_loss["ce_recovered"].min()) if with_loss.height else None
-    goal = f"FVU ≤ {FVU_GOAL:.2f}" + ("" if recovered is None else f" and {CE_GOAL:.0%}")
+    goal = f"FVU ≤ {FVU_GOAL:.2f}" + ("" if recovered is None else f" and {CE_GOAL:.0%} of the loss")
     more = ": the curve over L0 shows what more latents per token would explain" if variant == "topk" else ""
     verdict = (
         f"within the goal of {goal}"
@@ -99,10 +99,15 @@ def _quality(saes: pl.DataFrame, variant: str = "topk") -> list[str]:
         else f"short of the goal of {goal}{more}"
     )
     silent = _number(own["dead_share"].max())
+    fired = (
+        f"Up to {silent:.1%} of an SAE's latents never fire on that text."
+        if silent
+        else "Every latent fires on it."
+    )
     of_loss = "" if recovered is None else f" and recover at least {recovered:.1%} of the loss"
     return [
         f"The SAEs leave at most {fvu:.1%} of the variance unexplained at {_l0(own)}"
-        f"{of_loss}, {verdict}. At most {silent:.0%} of an SAE's latents never fire on that text."
+        f"{of_loss}, {verdict}. {fired}"
     ]
 
 

@@ -64,8 +64,8 @@ def _sets(table: pl.DataFrame) -> list[str]:
         each=(1000 * pl.col("loss_change") / pl.col("n_latents")).mean(),
     )
     parts = [
-        f"all that {row['kind']} {row['loss_change']:.3f} nats per token ({row['n_latents']:,.0f} latents, "
-        f"{row['each']:.2f} for a thousand)"
+        f"all that {row['kind']} {_plain(row['loss_change'], 3)} nats per token ({row['n_latents']:,.0f} latents, "
+        f"{_plain(row['each'])} for a thousand)"
         for row in means.iter_rows(named=True)
     ]
     return [f"Mean over the edges, removal costs a member: {', '.join(parts)}."] if parts else []
@@ -93,9 +93,9 @@ def _range(values: pl.Series) -> str:
     return low if low == high else f"{low} to {high}"
 
 
-def _plain(value: Any) -> str:
-    """Write a number with two digits, never as −0.00."""
-    text = f"{float(value):.2f}"
+def _plain(value: Any, digits: int = 2) -> str:
+    """Write a number with some digits, never as −0.00."""
+    text = f"{float(value):.{digits}f}"
     return text.removeprefix("-") if float(text) == 0 else text.replace("-", "−")
 
 
