@@ -30,7 +30,7 @@ def test_nothing_is_said_without_a_crosscoder() -> None:
 def test_latents_are_shares_of_those_that_can_be_judged() -> None:
     (text,) = sentences(LATENTS, QUALITY, NOTHING, NOTHING)
     assert text == (
-        "A crosscoder over all 2 members leaves 12.0 to 15.4% of a member's variance unexplained at a joint L0 of 32. "
+        "A crosscoder over both members leaves 12.0 to 15.4% of a member's variance unexplained at a joint L0 of 32. "
         "Of its 20 latents that can be judged 60.0% are shared by all members, 20.0% are graded, 10.0% are exclusive "
         "to some, and 10.0% only look so."
     )

@@ -113,7 +113,7 @@ def test_every_table_is_made_and_the_page_has_its_section(crossed: Path) -> None
     page = (crossed / "report.html").read_text()
     assert '<section id="crosscoder"' in page
     findings = table(crossed, "findings").filter(section="crosscoder")["text"]
-    assert findings[0].startswith("A crosscoder over all 2 members leaves")
+    assert findings[0].startswith("A crosscoder over both members leaves")
 
 
 def test_a_sparser_crosscoder_is_warned_of_where_its_numbers_are(crossed: Path) -> None:

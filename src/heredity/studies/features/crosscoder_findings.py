@@ -29,7 +29,7 @@ def sentences(
 def _whose(latents: pl.DataFrame, quality: pl.DataFrame) -> str:
     judged = latents.filter(~pl.col("verdict").is_in(["rare", "dead"]))
     found = (
-        f"A crosscoder over all {quality.height} members leaves {_range(quality['fvu'])} of a member's variance "
+        f"A crosscoder over {_all(quality.height)} leaves {_range(quality['fvu'])} of a member's variance "
         f"unexplained at a joint L0 of {_number(quality['l0'][0]):.0f}"
     )
     if not judged.height:
@@ -44,6 +44,10 @@ def _whose(latents: pl.DataFrame, quality: pl.DataFrame) -> str:
         f"members, {share['graded']:.1%} are graded, {share['exclusive']:.1%} are exclusive to some, and {false:.1%} "
         "only look so."
     )
+
+
+def _all(members: int) -> str:
+    return "both members" if members == 2 else f"all {members} members"
 
 
 def _words(meeting: pl.DataFrame) -> str:

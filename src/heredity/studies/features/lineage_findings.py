@@ -173,6 +173,7 @@ def universal(
     count = universal["index"].n_unique() if universal.height else 0
     judged = latents.filter(pl.col("firings") > 0, ~pl.col("rare"), member=config.root, seed=0).height
     own = edges.filter(parent=config.root)
+    both = "both members" if len(config.members) == 2 else f"all {len(config.members)} members"
     # What is matched in all members is matched on each of the root's edges: the lower floor bounds its chance.
     chance = _number(own["floor"].min())
     again = (
@@ -181,7 +182,7 @@ def universal(
         else f"and a second SAE of {config.root} finds {_number(own['ceiling_parent'].max()):.1%} again"
     )
     return (
-        f"{count:,} features of {config.root}'s first SAE are matched in all {len(config.members)} members: "
+        f"{count:,} features of {config.root}'s first SAE are matched in {both}: "
         f"{count / max(1, judged):.1%} of those that can be judged, where chance gives at most {chance:.1%} {again}."
     )
 
