@@ -11,7 +11,7 @@ pytest.importorskip("torch")
 from heredity.cli._main import run
 from heredity.errors import DiskFullError
 from heredity.run import Run
-from heredity.studies.features.config import plain
+from heredity.studies.features.config import plain, with_values
 from heredity.studies.features.sizes import Held, Sizes, of_study
 from heredity.tomlfile import to_toml
 
@@ -103,3 +103,12 @@ def test_a_dry_run_of_the_demo_writes_nothing(tmp_path: Path, capsys: pytest.Cap
     assert (made["d"], made["latents"], made["members"]) == (1024, 16384, 4)
     assert made["bytes"] < sum(made["disk_bytes"].values())
     assert not out.exists()
+
+
+def test_codes_and_consensus_saes_are_counted() -> None:
+    """Each firing stands by token and by latent, each token has its start; three seeds leave a consensus."""
+    held = of_study(config()).disk_bytes
+    assert held["codes"] == MEMBERS * SEEDS * 2000 * DOMAINS * (14 * config().sae.k + 8)
+    assert "consensus SAEs" not in held
+    three = of_study(with_values(config(), ["sae.seeds=3"])).disk_bytes
+    assert three["consensus SAEs"] == MEMBERS * 4 * (2 * D * LATENTS + LATENTS + D)

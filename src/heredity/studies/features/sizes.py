@@ -3,7 +3,7 @@
 import math
 import shutil
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +12,7 @@ from torch import nn
 
 from heredity.blas import one_blas_thread
 from heredity.errors import ConfigError, DiskFullError
+from heredity.features.consensus import LEAST_SEEDS
 from heredity.features.site import Site
 from heredity.features.sites import places
 from heredity.models.architecture import unweighted
@@ -171,7 +172,16 @@ def estimate(
             "lineage",
             ("compare",),
         ),
-        Held("codes", "codes", (followed * sae.k + joint_k) * shared * 14, "lineage", ("compare",)),
+        Held(
+            "consensus SAEs", "saes", (sae.seeds >= LEAST_SEEDS) * members * weights, "lineage", ("compare",)
+        ),
+        Held(
+            "codes",
+            "codes",
+            _code_bytes([sae.k] * followed + [joint_k] * (joint > 0), shared),
+            "lineage",
+            ("compare",),
+        ),
         Held("tables and pages", "tables", tables, "report", ("compare",)),
     )
     return Sizes(
@@ -182,6 +192,11 @@ def estimate(
         crosscoder=joint,
         held=tuple(one for one in held if one.bytes),
     )  # fmt: skip
+
+
+def _code_bytes(ks: Sequence[int], tokens: int) -> int:
+    """Return bytes of codes with so many firings per token: each firing by token and by latent, each token's start."""
+    return sum((14 * k + 8) * tokens for k in ks)
 
 
 def of_study(config: StudyConfig) -> Sizes:
