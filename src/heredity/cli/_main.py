@@ -63,7 +63,7 @@ def run(arguments: list[str]) -> int:
         )
     except OSError as error:
         name = f"{error.filename}: " if error.filename else ""
-        return _report(f"{name}{error.strerror or error}", "", 1)
+        return _report(f"{name}{error.strerror or error}", "check the path, its permissions and the disk", 1)
     return 0
 
 
