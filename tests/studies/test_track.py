@@ -8,12 +8,13 @@ import pytest
 
 pytest.importorskip("torch")
 
+from heredity.errors import StoreError
 from heredity.features import diary
 from heredity.features.sae import TopK, load
 from heredity.features.store import StoreMeta, StoreWriter
 from heredity.features.train import Training
 from heredity.studies.features import track
-from heredity.studies.features.jobs import SaeJob, generations
+from heredity.studies.features.jobs import SaeJob, generations, history_of
 from heredity.studies.features.track import train_one
 
 
@@ -93,3 +94,19 @@ def test_killed_after_the_last_checkpoint_nothing_is_left_to_train_and_the_histo
     monkeypatch.setattr(track, "save_sae", save)
     rows = train_one(one)
     assert [row["step"] for row in rows] == list(range(10, 301, 10))
+
+
+@pytest.mark.parametrize(("end", "said"), [("", "is no checkpoint"), (".json", "is damaged")])
+def test_what_an_interrupted_training_left_damaged_is_named(tmp_path: Path, end: str, said: str) -> None:
+    one = job(tmp_path, "one")
+    Path(f"{one.checkpoint}{end}").write_bytes(b"[{12345678")
+    with pytest.raises(StoreError, match=said) as raised:
+        train_one(one)
+    assert str(one.checkpoint) in raised.value.message
+    assert not Path(one.out).exists()
+
+
+def test_a_damaged_history_is_named(tmp_path: Path) -> None:
+    (tmp_path / "history.json").write_bytes(b"[{")
+    with pytest.raises(StoreError, match=r"history\.json: is damaged"):
+        history_of(tmp_path)

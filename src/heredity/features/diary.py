@@ -6,6 +6,7 @@ from typing import Any
 import msgspec
 
 from heredity.atomic import write_bytes
+from heredity.errors import StoreError
 from heredity.features.train import Metrics
 
 EVERY = 50
@@ -26,9 +27,12 @@ class Diary:
             path: the file.
             steps: of the whole training.
             labels: what every row begins with.
+
+        Raises:
+            StoreError: the file is damaged.
         """
         self.path, self._steps, self._labels = path, steps, labels or {}
-        self._before: list[dict[str, Any]] = msgspec.json.decode(path.read_bytes()) if path.exists() else []
+        self._before = _read(path) if path.exists() else []
         self._rows: list[dict[str, Any]] = []
 
     def log(self, values: Metrics) -> None:
@@ -44,3 +48,14 @@ class Diary:
     def rows(self) -> list[dict[str, Any]]:
         """All rows; those of the file when the checkpoint was of the last step."""
         return self._rows or self._before
+
+
+def _read(path: Path) -> list[dict[str, Any]]:
+    try:
+        rows: list[dict[str, Any]] = msgspec.json.decode(path.read_bytes(), type=list[dict[str, Any]])
+    except msgspec.DecodeError as error:
+        raise StoreError(
+            f"{path}: is damaged ({error})",
+            "delete it and the checkpoint beside it: the training starts anew",
+        ) from None
+    return rows

@@ -4,7 +4,8 @@ Inputs are scaled to a mean squared norm of d_in; the scale is folded back into 
 returned. Every draw is keyed by (seed, purpose), so a run resumed from a checkpoint ends with the same bits.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -14,7 +15,7 @@ import torch
 from jaxtyping import Int64
 from msgspec import Meta, Struct
 from numpy import ndarray
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from tqdm import tqdm
 
@@ -113,7 +114,7 @@ def train(
     Raises:
         MismatchError: the checkpoint belongs to other settings, or `start` is of another kind or shape.
         StoreError: an activation is not finite (member, step and shard are named), or the loss no longer is; or
-            the store is smaller than one batch.
+            the store is smaller than one batch, or the checkpoint damaged.
     """
     if store.n_tokens < training.batch_tokens:  # a token would stand in one batch twice, and weigh double
         raise StoreError(
@@ -292,7 +293,7 @@ def _settled(
         return training
     found = "float32"
     if checkpoint is not None and checkpoint.exists():
-        with safe_open(checkpoint, "pt") as file:
+        with _opened(checkpoint) as file:
             found = msgspec.json.decode(file.metadata()["settings"])["training"].get("dtype", found)
     elif isinstance(variant, TopK) and torch.device(device).type == "cpu":
         found = fastest_dtype(d_in, variant.d_sae, variant.k)
@@ -319,10 +320,21 @@ def _save(path: Path, state: _State, settings: str) -> None:
         save_file(tensors, temporary, metadata)
 
 
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    try:
+        with safe_open(path, "pt") as file:
+            yield file
+    except (SafetensorError, KeyError, TypeError) as error:
+        raise StoreError(
+            f"{path}: is no checkpoint ({error})", "delete it: the training starts anew"
+        ) from None
+
+
 def _resume(path: Path | None, settings: str, training: Training, device: str) -> _State | None:
     if path is None or not path.exists():
         return None
-    with safe_open(path, "pt") as file:
+    with _opened(path) as file:
         metadata = file.metadata()
         if metadata["settings"] != settings:
             raise MismatchError(
