@@ -7,7 +7,7 @@ from planted import codes, dense, noisy, stream
 from test_crosscoding import judged
 
 from heredity.features.crosscoder_edges import crosscoder_tables
-from heredity.features.crosscoder_verdicts import agreement
+from heredity.features.crosscoder_verdicts import agreement, partners
 from heredity.features.lineage import Lineage
 from heredity.features.verdicts import Tracking
 
@@ -88,3 +88,41 @@ def test_one_word_alone_has_no_kappa_and_strangers_no_agreement(planted_lineage)
     (row,) = nothing.to_dicts()
     assert (row["n"], row["agree"], row["chance_p95"], row["kappa"]) == (0, None, None, None)
     assert nothing.schema["agree"] == pl.Float64
+
+
+def test_seeds_that_differ_count_each_in_their_own_pairs():
+    """The child's second SAE finds only half of what the first finds: the whole is that of the pairs together."""
+    tokens = stream()
+    true = dense(tokens, 40, rate=0.05)
+    own = {("base", 0): 30, ("base", 1): 30, ("lua", 0): 20, ("lua", 1): 10}
+    members = {
+        name: [
+            codes(
+                noisy(np.where(np.arange(40) < own[name, seed], true, 0), 0.1, 7 * seed + len(name)),
+                tokens,
+                name,
+            )
+            for seed in (0, 1)
+        ]
+        for name in ("base", "lua")
+    }
+    lineage = Lineage(members, [("base", "lua")], tokens, Tracking(resamples=40), seed=0)
+    words = ["both"] * 15 + ["parent only"] * 25
+    tables = crosscoder_tables(lineage, judged(words), codes(noisy(true, 0.1, 99), tokens, "base+lua"))
+    (row,) = tables["crosscoder_edges"].to_dicts()
+    pairs = [
+        agreement(part) for _, part in tables["crosscoder_meeting"].group_by("seed_parent", "seed_child")
+    ]
+    n = sum(one.n for one in pairs)
+    assert row["n"] * row["pairs"] == n == 2 * (30 + 20) + 2 * (30 + 10)
+    assert row["agree"] == pytest.approx(sum(one.agree * one.n for one in pairs) / n)
+    assert len({one.agree for one in pairs}) == 2
+
+
+def test_a_partner_fires_often_enough_together():
+    tokens = stream()
+    high, low = np.zeros((tokens.n_tokens, 1), np.float32), np.zeros((tokens.n_tokens, 1), np.float32)
+    high[:45], low[45:60] = np.arange(5, 50)[:, None], 0.1
+    own = codes(high + low, tokens)
+    assert partners(own, codes(high, tokens), Tracking()).tolist() == [-1]
+    assert partners(own, own, Tracking()).tolist() == [0]

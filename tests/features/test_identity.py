@@ -8,7 +8,7 @@ from planted import codes, dense, noisy, stream
 from heredity.errors import ConfigError
 from heredity.features.consensus_edges import ConsensusLineage
 from heredity.features.correlate import paired
-from heredity.features.identity import NEAR, identity_tables, meetings, strangers
+from heredity.features.identity import NEAR, identity_tables, meetings, places, strangers
 from heredity.features.lineage import Lineage
 from heredity.features.resample import Documents, Resampler
 from heredity.features.tables import edge_tables
@@ -88,6 +88,27 @@ def test_each_latent_has_its_own_row(tables):
     assert (moved["best_latent"] == (moved["latent"].to_numpy() ^ 1)).all()
     assert (rows["firings_child"].tail(5) == 0).all()
     assert (rows["r"].tail(5) == 0).all()
+
+
+def test_a_latent_that_hardly_fires_with_its_own_index_is_not_kept(tokens):
+    """Of its 60 firings the 45 high ones make r; with the child's latent it has those alone."""
+    high, low = np.zeros((tokens.n_tokens, 1), np.float32), np.zeros((tokens.n_tokens, 1), np.float32)
+    high[:45], low[45:60] = np.arange(5, 50)[:, None], 0.1
+    parent, child = codes(high + low, tokens), codes(high, tokens)
+    rows = np.eye(1)
+    seen = places(parent, child, (rows, rows), np.zeros(1, np.int64), FAST)
+    assert (seen.r[0] > 0.99, seen.joint[0], seen.kept[0]) == (True, 45, False)
+    assert places(parent, parent, (rows, rows), np.zeros(1, np.int64), FAST).kept[0]
+
+
+def test_an_edge_whose_starts_meet_further_up_has_no_control(related, tokens):
+    members = {"a": related["parent"], "b": related["child"], "c": related["child"]}
+    lineage = Lineage(members, [("a", "b"), ("b", "c")], tokens, FAST, seed=0, shared_start=True)
+    rows = {name: [np.eye(40)] * 3 for name in members}
+    table = identity_tables(lineage, rows, {"b": "a", "c": "a"}, members, rows)["identity"]
+    assert table.select("through", "direct").unique(maintain_order=True).rows() == [("a", True), ("a", False)]
+    assert table["kept"].to_list() == [1.0] * 6
+    assert table["kept_control"].to_list() == [1.0] * 3 + [None] * 3
 
 
 def test_an_unrelated_seed_keeps_nothing(tables):
