@@ -252,3 +252,42 @@ def test_unequal_l0_is_said(family, tokens):
     thin = [codes(dense(tokens, N, rate=0.01, seed=1), tokens, "left")]
     one = Lineage({"base": family["base"][:1], "left": thin}, EDGES[:1], tokens, FAST, seed=0)
     assert any("differ by more than 20 %" in line for line in one.warnings)
+
+
+def test_what_splits_stands_beside_chance_and_a_second_look_at_the_same_model(tokens):
+    """In one seed latents 0–9 are whole, in the other each is two: they split between SAEs of one model as well."""
+    base = dense(tokens, 40, seed=21)
+    halves = generator(0, "parts").random(tokens.n_tokens) < 0.5
+    whole = np.concatenate([base, np.zeros((tokens.n_tokens, 10), np.float32)], axis=1)
+    first, second = (base[:, :10] * half[:, None] for half in (halves, ~halves))
+    parted = np.concatenate([first, base[:, 10:], second], axis=1)
+    members = {
+        name: [codes(whole, tokens, name, 0), codes(parted, tokens, name, 1)] for name in ("base", "child")
+    }
+    row = tables.edge_tables(Lineage(members, [("base", "child")], tokens, FAST, seed=0))["edges"].row(
+        0, named=True
+    )
+    assert row["split_ceiling"] == pytest.approx((10 / 40 + 0) / 2)  # whole → parted, and back
+    assert row["fuse_ceiling"] == pytest.approx(row["split_ceiling"])
+    assert row["split"] == pytest.approx((10 / 40) / 4)  # of four pairs of seeds, whole → parted alone
+    assert row["split_floor"] < 0.01
+
+
+def test_parts_that_are_shared_by_all_tokens_split_by_chance_too(tokens):
+    """Latents that follow the place in the context alone survive a shift by whole contexts, and so do their parts."""
+    place = np.arange(tokens.n_tokens) % tokens.context
+    here = np.zeros((tokens.n_tokens, 3), np.float32)
+    here[:, 0] = place < 4
+    here[:, 1] = place < 2
+    here[:, 2] = (place >= 2) & (place < 4)
+    noise = dense(tokens, 3, seed=5)
+    base = np.concatenate([here[:, :1], noise], axis=1).astype(np.float32)
+    child = np.concatenate([here[:, 1:], dense(tokens, 2, seed=6)], axis=1).astype(np.float32)
+    pair = {"base": [codes(base, tokens, "base", 0)], "child": [codes(child, tokens, "child", 0)]}
+    settings = Tracking(resamples=40, tau=0.9, floor_share=1.0)
+    row = tables.edge_tables(Lineage(pair, [("base", "child")], tokens, settings, seed=0))["edges"].row(
+        0, named=True
+    )
+    assert row["split"] == pytest.approx(1 / 4)
+    assert row["split_floor"] == pytest.approx(1 / 4)
+    assert row["split_ceiling"] is None

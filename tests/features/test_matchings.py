@@ -129,7 +129,7 @@ def test_partners_dealt_out_anew_keep_what_all_rows_have_in_common(lineage):
 
 def test_false_discoveries_are_the_floor_over_what_is_found():
     curves = np.array([[0.3, 0.1, 0.0], [0.1, 0.1, 0.0]])
-    chance = Floor(curves, {}, np.zeros(300))
+    chance = Floor(curves, {}, np.zeros(300), np.zeros(2))
     rate, high = false_discovery(np.array([0.8, 0.05, 0.0]), chance)
     np.testing.assert_allclose(rate[:2], [0.25, 1.0])
     assert np.isnan(rate[2])

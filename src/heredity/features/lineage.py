@@ -39,11 +39,13 @@ class Ceiling(Struct, frozen=True, eq=False):
         curve: share, for each τ of the grid.
         resampled: the same in each resample of documents and seeds [resamples, taus].
         r: best r of every eligible latent, all pairs of seeds in both directions.
+        split: share that splits at the chosen τ, in another seed.
     """
 
     curve: Float64[ndarray, " taus"]
     resampled: Float64[ndarray, "resamples taus"]
     r: Float64[ndarray, " n"]
+    split: float
 
 
 class EdgeResult(Struct, eq=False, dict=True):
@@ -277,6 +279,7 @@ class Lineage:
             np.mean([side.curve for side in sides], axis=0),
             _weighted([side.bounds.shares for side in sides], weight),
             np.concatenate([side.best_r[side.eligible] for side in sides]),
+            float(np.mean([side.share(side.splits) for side in sides])),
         )
 
     def _warn(self) -> list[str]:

@@ -69,7 +69,7 @@ def _rows(
     parent, child = (np.array([curves[side] for curves in seen]) for side in (0, 1))
     persist = parent.mean(axis=0)
     shifted = result.floor.curves if name == "best" else result.floor.one_to_one[name]
-    floor = Floor(shifted, {}, result.floor.r)
+    floor = Floor(shifted, {}, result.floor.r, result.floor.split)
     # Documents are resampled for the best matching only; the bound of the others rests on the shifts alone.
     fdr, fdr_high = result.false_discovery if name == "best" else false_discovery(persist, floor)
     ends = ceilings[result.parent], ceilings[result.child]

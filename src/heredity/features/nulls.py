@@ -27,7 +27,7 @@ from heredity.features.correlate import correlate
 from heredity.features.matchings import NAMES, Name, match
 from heredity.features.resample import Documents
 from heredity.features.sae._variant import Sparse
-from heredity.features.verdicts import Tracking, eligible, matched_curve
+from heredity.features.verdicts import Tracking, eligible, matched_curve, of_parts
 from heredity.kernels import sparse
 from heredity.seeds import generator
 
@@ -39,11 +39,13 @@ class Floor(Struct, frozen=True, eq=False):
         curves: share matched at each τ of the grid, per shift [shifts, taus].
         one_to_one: the same for the other matchings.
         r: the best r of every latent measured, over all shifts.
+        split: share that splits at the chosen τ, per shift.
     """
 
     curves: Float64[ndarray, "shifts taus"]
     one_to_one: dict[Name, Float64[ndarray, "shifts taus"]]
     r: Float64[ndarray, " n"]
+    split: Float64[ndarray, " shifts"]
 
     @property
     def mean(self) -> Float64[ndarray, " taus"]:
@@ -94,20 +96,25 @@ def floor(
     """
     taken = [(left[s], right[t]) for s, t in pairs] if pairs else [(a, b) for a in left for b in right]
     curves: dict[Name, list[Float64[ndarray, " taus"]]] = {kind: [] for kind in NAMES}
-    seen, least = [], float(settings.taus[0])
+    seen, split, least = [], [], float(settings.taus[0])
     for shift in range(settings.shifts):
         a, b = taken[shift % len(taken)]
         draw = generator(seed, "floor", name, shift)
         rows = sampled(eligible(a, settings), settings.floor_share, draw)
         moved = rearranged(a, rows, shifted(documents, a.meta.context, draw))
-        found = correlate(moved, b, top=settings.top, threshold=1.0, count_from=least)
+        found = correlate(moved, b, top=settings.top, threshold=settings.split_tau, count_from=least)
         for kind in NAMES:
             r = match(kind, found.forward, found.backward, min_joint=settings.min_joint, least=least).r
             curves[kind].append(matched_curve(r, settings))
         seen.append(found.forward.r[:, 0])
+        alone = match("best", found.forward, found.backward, min_joint=settings.min_joint, least=least).r
+        split.append(((alone < settings.tau) & of_parts(found, settings)[0]).sum() / max(1, len(rows)))
     first, *others = NAMES
     return Floor(
-        np.array(curves[first]), {kind: np.array(curves[kind]) for kind in others}, np.concatenate(seen)
+        np.array(curves[first]),
+        {kind: np.array(curves[kind]) for kind in others},
+        np.concatenate(seen),
+        np.array(split),
     )
 
 

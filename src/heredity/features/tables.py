@@ -16,6 +16,7 @@ _RANKS = 3
 _NULLABLE = (
     "ceiling", "ceiling_low", "ceiling_high", "ceiling_parent", "ceiling_child", "heritability",
     "heritability_low", "heritability_high", "decoder_cosine_median", "fdr", "fdr_high",
+    "split_ceiling", "fuse_ceiling",
 )  # fmt: skip
 Decoders = Mapping[str, Sequence[Float64[ndarray, "d_sae d_in"]]]
 
@@ -69,10 +70,13 @@ def _edge(lineage: Lineage, result: EdgeResult, decoders: Decoders | None) -> di
         "disappear": mean(lambda c: c.parent.share(c.parent.disappears)),
         "undecided": mean(lambda c: c.parent.share(c.parent.undecided)),
         "split": mean(lambda c: c.parent.share(c.parent.splits)),
+        "split_floor": float(result.floor.split.mean()),
+        "split_ceiling": None if ends[0] is None else ends[0].split,
         "persist_child": mean(lambda c: c.child.share(c.child.persists)),
         "emerge": mean(lambda c: c.child.share(c.child.disappears)),
         "emerge_undecided": mean(lambda c: c.child.share(c.child.undecided)),
         "fuse": mean(lambda c: c.child.share(c.child.splits)),
+        "fuse_ceiling": None if ends[1] is None else ends[1].split,
         "rare_parent": mean(lambda c: c.parent.rare.sum()),
         "rare_child": mean(lambda c: c.child.rare.sum()),
         "floor": float(result.floor.mean[at]),

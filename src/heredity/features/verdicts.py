@@ -134,7 +134,7 @@ def compare(
 ) -> Comparison:
     """Correlate two SAEs' codes and judge every latent of both."""
     matches = correlate(parent, child, top=settings.top, threshold=settings.split_tau, count_from=NEAR)
-    parts = _parts(matches, settings)
+    parts = of_parts(matches, settings)
     totals = parent_totals, child_totals
     return Comparison(
         _side(parent, child, totals, matches.forward, parts[0], resampler, settings),
@@ -188,8 +188,13 @@ def _side(
     )
 
 
-def _parts(matches: Matches, settings: Tracking) -> tuple[Bool[ndarray, " a"], Bool[ndarray, " b"]]:
-    """Mark the latents of each side that several of the other explain together."""
+def of_parts(matches: Matches, settings: Tracking) -> tuple[Bool[ndarray, " a"], Bool[ndarray, " b"]]:
+    """Mark the latents of each side that several of the other explain together.
+
+    Args:
+        matches: with every pair from `split_tau` on.
+        settings: τ and the firings that count.
+    """
     ok = matches.joint >= settings.min_joint
     out = []
     for latent, n in ((matches.first[ok], matches.a.d_sae), (matches.second[ok], matches.b.d_sae)):

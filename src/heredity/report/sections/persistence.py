@@ -23,6 +23,7 @@ def values(view: View) -> dict[str, Any]:
         "edges": edges,
         "tau": view.tau,
         "parted": all({"split", "fuse"} <= edge.keys() for edge in edges),
+        "parts_known": all({"split_floor", "split_ceiling", "fuse_ceiling"} <= edge.keys() for edge in edges),
         "colours": view.colours,
         "few_seeds": all((edge.get("n_seed_pairs") or 0) <= 4 for edge in edges),
         "warnings": view.warnings(PLAN.anchor),
