@@ -124,10 +124,13 @@ def test_a_browser_finds_features_and_shows_their_relatives(tab: chromium.Tab, p
     assert len(findings) > 100
     tab.value("document.getElementById('browse').scrollIntoView()")
     settle(
-        tab, "document.querySelectorAll('#feature-list li').length > 50 && document.querySelector('#feature .kin')"
+        tab,
+        "document.querySelectorAll('#feature-list li').length > 50 && document.querySelector('#feature .kin')",
     )
     assert tab.value("document.getElementById('feature-count').textContent") == "1,080 latents"
-    assert tab.value("document.getElementById('found').textContent") == findings  # the list has a place of its own
+    assert (
+        tab.value("document.getElementById('found').textContent") == findings
+    )  # the list has a place of its own
     twice = "[...document.querySelectorAll('[id]')].map((e) => e.id).filter((id, n, all) => all.indexOf(id) !== n)"
     assert tab.value(twice) == []
     tab.value("""(() => { const f = document.querySelector('.find'); f.text.value = 'word77'; f.member.value = 'lua';

@@ -60,7 +60,7 @@ def test_an_edge_without_a_ratio_says_why() -> None:
 def test_an_edge_between_unequal_l0_is_to_be_read_with_care() -> None:
     assert "with care" not in lineage.edges(edges(l0_parent=32.0, l0_child=38.0))[0]
     (said, *_) = lineage.edges(edges(l0_parent=32.0, l0_child=41.5))
-    assert said.endswith("to be read with care: L0 is 32.0 in base and 41.5 in lua.")
+    assert said.endswith("To be read with care: L0 is 32.0 in base and 41.5 in lua.")
 
 
 def test_shares_between_seeds_and_what_is_kept_in_place() -> None:

@@ -164,7 +164,7 @@ def test_any_kind_is_followed_to_the_page(follow: Follow, variant: str) -> None:
     shares = page.split('id="persistence"')[1].split("</section>")[0]
     assert ("differ by more than 20 %, compare with care." in shares) == (variant == "l1")
     findings = " ".join(table(out, "findings").filter(section="persistence")["text"])
-    assert ("to be read with care: L0 is" in findings) == (variant == "l1")
+    assert ("To be read with care: L0 is" in findings) == (variant == "l1")
     assert "TopK SAEs" not in page.replace("BatchTopK SAEs", "") or "only a TopK SAE" in page
     assert "curve over L0" not in page
     said = " ".join(table(out, "warnings")["text"])

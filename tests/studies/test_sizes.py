@@ -112,3 +112,15 @@ def test_codes_and_consensus_saes_are_counted() -> None:
     assert "consensus SAEs" not in held
     three = of_study(with_values(config(), ["sae.seeds=3"])).disk_bytes
     assert three["consensus SAEs"] == MEMBERS * 4 * (2 * D * LATENTS + LATENTS + D)
+
+
+def test_a_model_whose_sizes_do_not_fit_is_refused_before_anything_is_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    heads = "base.model.num_attention_heads=3"
+    assert run(["demo", "--preset", "smoke", "--set", heads, "-o", str(out)]) == 2
+    said = capsys.readouterr().err
+    assert "'mistral' of these sizes cannot run" in said
+    assert "num_attention_heads" in said
+    assert not out.exists()

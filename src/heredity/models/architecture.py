@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from heredity.checkpoint import Checkpoint
-from heredity.errors import CheckpointError
+from heredity.errors import CheckpointError, ConfigError
 from heredity.models.load import first_line, from_config, load, quiet_transformers
 
 Kind = Literal["decoder", "encoder", "encoder-decoder"]
@@ -89,9 +89,20 @@ def unweighted(config: dict[str, Any]) -> nn.Module:
 
     Args:
         config: the content of a config.json, with `model_type`.
+
+    Raises:
+        ConfigError: transformers knows no such model, or its sizes do not fit each other.
     """
-    with torch.device("meta"):
-        return from_config(config, attn_implementation="eager").eval()
+    with torch.device("meta"), torch.no_grad():
+        model = from_config(config, attn_implementation="eager").eval()
+        try:
+            model(input_ids=torch.zeros((1, 2), dtype=torch.long))
+        except (RuntimeError, ValueError) as error:
+            raise ConfigError(
+                f"a model of model_type {config['model_type']!r} of these sizes cannot run ({first_line(error)})",
+                "hidden_size must be a multiple of num_attention_heads, and that of num_key_value_heads",
+            ) from None
+    return model
 
 
 def _has_lm_head(folder: Path) -> bool:

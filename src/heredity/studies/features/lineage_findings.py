@@ -193,7 +193,7 @@ def _uneven(row: dict[str, Any]) -> str:
     if not unequal_l0(ends):
         return ""
     each = f"{ends['l0_parent']:.1f} in {row['parent']} and {ends['l0_child']:.1f} in {row['child']}"
-    return f", to be read with care: L0 is {each}"
+    return f". To be read with care: L0 is {each}"
 
 
 def _with_interval(row: dict[str, Any]) -> str:
