@@ -119,7 +119,7 @@ def test_a_model_whose_sizes_do_not_fit_is_refused_before_anything_is_written(
 ) -> None:
     out = tmp_path / "out"
     heads = "base.model.num_attention_heads=3"
-    assert run(["demo", "--preset", "smoke", "--set", heads, "-o", str(out)]) == 2
+    assert run(["demo", "--preset", "small", "--set", heads, "-o", str(out)]) == 2
     said = capsys.readouterr().err
     assert "'mistral' of these sizes cannot run" in said
     assert "num_attention_heads" in said
