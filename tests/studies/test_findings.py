@@ -134,7 +134,8 @@ def test_the_released_codes_rule_is_told_with_its_null() -> None:
     ("dead", "said"),
     [
         (0.0, "95% of the loss. Every latent fires on it."),
-        (0.004, "Up to 0.40% of an SAE's latents never fire"),
+        (0.004, "Up to 0.4% of an SAE's latents never fire"),
+        (0.0004, "Less than 0.1% of an SAE's latents never fire"),
     ],
 )
 def test_quality_is_told_with_both_goals(dead: float, said: str) -> None:

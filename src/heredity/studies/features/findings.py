@@ -100,7 +100,7 @@ def _quality(saes: pl.DataFrame, variant: str = "topk") -> list[str]:
     )
     silent = _number(own["dead_share"].max())
     fired = (
-        f"Up to {silent:.2%} of an SAE's latents never fire on that text."
+        f"{f'Up to {silent:.1%}' if silent >= 0.001 else 'Less than 0.1%'} of an SAE's latents never fire on that text."
         if silent
         else "Every latent fires on it."
     )
