@@ -131,6 +131,7 @@ def test_an_undisturbed_run_has_the_same_tables(warm: Path, follow: Follow) -> N
 
 KINDS = {
     "batchtopk": ["sae.k=8"],
+    "jumprelu": ["sae.options.l0=0.5"],
     "l1": ["sae.options.l1=1.0", "sae.init=parent"],
     "gated": ["sae.options.l1=0.5", "sae.seeds=3", "lineage.tau=0.4"],
 }
