@@ -4,6 +4,8 @@ from typing import Any
 
 import polars as pl
 
+from heredity.studies.features.wording import number, span
+
 
 def sentences(
     latents: pl.DataFrame, quality: pl.DataFrame, meeting: pl.DataFrame, edges: pl.DataFrame
@@ -29,8 +31,8 @@ def sentences(
 def _whose(latents: pl.DataFrame, quality: pl.DataFrame) -> str:
     judged = latents.filter(~pl.col("verdict").is_in(["rare", "dead"]))
     found = (
-        f"A crosscoder over {_all(quality.height)} leaves {_range(quality['fvu'])} of a member's variance "
-        f"unexplained at a joint L0 of {_number(quality['l0'][0]):.0f}"
+        f"A crosscoder over {_all(quality.height)} leaves {span(quality['fvu'])} of a member's variance "
+        f"unexplained at a joint L0 of {number(quality['l0'][0]):.0f}"
     )
     if not judged.height:
         return f"{found}; none of its {latents.height:,} latents fires often enough to be judged."
@@ -88,8 +90,8 @@ def _agreement(edges: pl.DataFrame) -> str:
     if not decided.height:
         return "On no edge do correlation and the crosscoder both decide."
     weight = decided["n"] * decided["pairs"]
-    whole = _number(weight.sum())
-    agree, chance = (_number((decided[name] * weight).sum()) / whole for name in ("agree", "chance"))
+    whole = number(weight.sum())
+    agree, chance = (number((decided[name] * weight).sum()) / whole for name in ("agree", "chance"))
     start = (
         f"Where both methods decide they say the same of {agree:.0%} of the latents, and would of {chance:.0%} with "
         "partners shuffled"
@@ -114,12 +116,3 @@ def _bounds(row: dict[str, Any]) -> str:
     if row["kappa_low"] is None:
         return ""
     return f" [{row['kappa_low']:.2f}, {row['kappa_high']:.2f}]"
-
-
-def _range(shares: pl.Series) -> str:
-    low, high = (f"{_number(end):.1%}" for end in (shares.min(), shares.max()))
-    return low if low == high else f"{low.removesuffix('%')} to {high}"
-
-
-def _number(value: Any) -> float:
-    return float(value)

@@ -1,7 +1,5 @@
 """Last stage: say in plain sentences what the tables say, bad results included."""
 
-from typing import Any
-
 import polars as pl
 
 from heredity.run import Run
@@ -10,6 +8,7 @@ from heredity.studies.features import identity_findings as identity
 from heredity.studies.features import lineage_findings as lineage
 from heredity.studies.features import meaning_findings as meaning
 from heredity.studies.features.config import StudyConfig, Tracked
+from heredity.studies.features.wording import number
 
 FVU_GOAL, CE_GOAL = 0.10, 0.95
 
@@ -89,8 +88,8 @@ def _merge(sweep: pl.DataFrame) -> list[str]:
 
 def _quality(saes: pl.DataFrame, variant: str = "topk") -> list[str]:
     own = saes.filter(pl.col("variant") == variant)
-    fvu, with_loss = _number(own["fvu"].max()), own.drop_nulls("ce_recovered")
-    recovered = _number(with_loss["ce_recovered"].min()) if with_loss.height else None
+    fvu, with_loss = number(own["fvu"].max()), own.drop_nulls("ce_recovered")
+    recovered = number(with_loss["ce_recovered"].min()) if with_loss.height else None
     goal = f"FVU ≤ {FVU_GOAL:.2f}" + ("" if recovered is None else f" and {CE_GOAL:.0%} of the loss")
     more = ": the curve over L0 shows what more latents per token would explain" if variant == "topk" else ""
     verdict = (
@@ -98,7 +97,7 @@ def _quality(saes: pl.DataFrame, variant: str = "topk") -> list[str]:
         if fvu <= FVU_GOAL and (recovered is None or recovered >= CE_GOAL)
         else f"short of the goal of {goal}{more}"
     )
-    silent = _number(own["dead_share"].max())
+    silent = number(own["dead_share"].max())
     fired = (
         f"{f'Up to {silent:.1%}' if silent >= 0.001 else 'Less than 0.1%'} of an SAE's latents never fire on that text."
         if silent
@@ -113,7 +112,7 @@ def _quality(saes: pl.DataFrame, variant: str = "topk") -> list[str]:
 
 def _l0(saes: pl.DataFrame) -> str:
     """Say at which L0 SAEs stand: as a range where they differ."""
-    low, high = (f"{_number(end):.0f}" for end in (saes["l0"].min(), saes["l0"].max()))
+    low, high = (f"{number(end):.0f}" for end in (saes["l0"].min(), saes["l0"].max()))
     return f"L0 = {low}" if low == high else f"L0 from {low} to {high}"
 
 
@@ -132,7 +131,3 @@ def _conditional(config: Tracked) -> str:
 def _table(run: Run, name: str) -> pl.DataFrame:
     """Return a table, one without rows where the run has not made it."""
     return run.table(name) if run.has_table(name) else pl.DataFrame()
-
-
-def _number(value: Any) -> float:
-    return float(value)

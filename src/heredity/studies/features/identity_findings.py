@@ -4,6 +4,8 @@ from typing import Any
 
 import polars as pl
 
+from heredity.studies.features.wording import decimals, number
+
 _OF = (
     "kept",
     "kept_null",
@@ -48,9 +50,9 @@ def sentences(table: pl.DataFrame) -> list[str]:
             f"at most {_most(distant, 'kept_null'):.1%} would be."
         )
     said.append(
-        f"At one's own index the median r is {_span(edges, 'r_median')} and the median decoder cosine "
-        f"{_span(edges, 'cosine_median')}, of strangers {_span(edges, 'r_median_null')} and "
-        f"{_span(edges, 'cosine_median_null')}: how far latents moved from one start, not what was inherited."
+        f"At one's own index the median r is {decimals(edges['r_median'])} and the median decoder cosine "
+        f"{decimals(edges['cosine_median'])}, of strangers {decimals(edges['r_median_null'])} and "
+        f"{decimals(edges['cosine_median_null'])}: how far latents moved from one start, not what was inherited."
     )
     return said
 
@@ -61,18 +63,4 @@ def _way(row: dict[str, Any]) -> str:
 
 
 def _most(table: pl.DataFrame, column: str) -> float:
-    return _number(table[column].max())
-
-
-def _span(table: pl.DataFrame, column: str) -> str:
-    low, high = (_decimal(_number(end)) for end in (table[column].min(), table[column].max()))
-    return low if low == high else f"{low} to {high}"
-
-
-def _decimal(value: float) -> str:
-    text = f"{value:.2f}"
-    return "0.00" if text == "-0.00" else text.replace("-", "−")
-
-
-def _number(value: Any) -> float:
-    return float(value)
+    return number(table[column].max())

@@ -6,6 +6,7 @@ import polars as pl
 
 from heredity.features.l0 import unequal_l0
 from heredity.studies.features.config import Tracked
+from heredity.studies.features.wording import number, span
 
 
 def edges(edges: pl.DataFrame, *, shared_start: bool = False) -> list[str]:
@@ -86,10 +87,10 @@ def consensus(members: pl.DataFrame, agreed: pl.DataFrame, edges: pl.DataFrame) 
         for row in both.iter_rows(named=True)
     )
     return [
-        f"What most of a member's {whole['n_seeds'][0]} seeds agree on takes in {_range(whole['share_of_latents'])} of "
-        f"its latents; a seed left out finds {_range(whole['found'], digits=0)} of these features again.",
+        f"What most of a member's {whole['n_seeds'][0]} seeds agree on takes in {span(whole['share_of_latents'])} of "
+        f"its latents; a seed left out finds {span(whole['found'], digits=0)} of these features again.",
         f"How many of them an SAE of the child finds, where chance gives at most "
-        f"{_number(found['floor'].max()):.1%}: {each}.",
+        f"{number(found['floor'].max()):.1%}: {each}.",
     ]
 
 
@@ -111,13 +112,13 @@ def matchings(table: pl.DataFrame, tau: float) -> list[str]:
     ):  # fmt: skip
         rows = own.filter(matching=name)
         parts.append(
-            f"{words} {_range(rows['persist'])} ({_range(rows['persist'] / rows['ceiling'], digits=0)} of the ceiling)"
+            f"{words} {span(rows['persist'])} ({span(rows['persist'] / rows['ceiling'], digits=0)} of the ceiling)"
         )
     false = own.filter(matching="best")["fdr_high"].max()
     bound = (
         ""
         if false is None
-        else f" At most {_number(false):.2%} of the best matches are what chance would give."
+        else f" At most {number(false):.2%} of the best matches are what chance would give."
     )
     return [
         f"Share of a parent's latents matched at r ≥ {tau:.2f}, by way of matching: {', '.join(parts)}.{bound}"
@@ -131,9 +132,9 @@ def historical(table: pl.DataFrame) -> list[str]:
     seen, shifted = (table.filter(codes=codes) for codes in ("observed", "shifted"))
     return [
         f"By the rule of the paper's released code (r ≥ {table['tau'][0]:.2f} on token means) "
-        f"{_range(seen['persist'])} of a parent's latents would persist, and still {_range(shifted['persist'])} with "
+        f"{span(seen['persist'])} of a parent's latents would persist, and still {span(shifted['persist'])} with "
         f"the child shifted so that nothing is shared token by token; by the rule used here, between the same "
-        f"SAEs, {_range(seen['ours'])} and {_range(shifted['ours'])}."
+        f"SAEs, {span(seen['ours'])} and {span(shifted['ours'])}."
     ]
 
 
@@ -143,8 +144,8 @@ def inheritance(inheritance: pl.DataFrame) -> list[str]:
     for (merge, left, right), rows in inheritance.group_by("merge", "left", "right", maintain_order=True):
         share = dict(rows.select("kind", "share").iter_rows())
         found = rows.filter(pl.col("kind").is_in(["left only", "right only", "both"]))
-        chance, again = _number(found["floor"].sum()), found["ceiling"].max()
-        ceiling = "" if again is None else f", and a second SAE of {merge} finds {_number(again):.1%} again"
+        chance, again = number(found["floor"].sum()), found["ceiling"].max()
+        ceiling = "" if again is None else f", and a second SAE of {merge} finds {number(again):.1%} again"
         sentences.append(
             f"Of the features of {merge} {share['both']:.1%} are found in both parents, {share['left only']:.1%} "
             f"only in {left}, {share['right only']:.1%} only in {right}, and {share['neither']:.1%} in neither; "
@@ -175,11 +176,11 @@ def universal(
     own = edges.filter(parent=config.root)
     both = "both members" if len(config.members) == 2 else f"all {len(config.members)} members"
     # What is matched in all members is matched on each of the root's edges: the lower floor bounds its chance.
-    chance = _number(own["floor"].min())
+    chance = number(own["floor"].min())
     again = (
         "and these SAEs go back to one start, so that they have no ceiling"
         if shared_start
-        else f"and a second SAE of {config.root} finds {_number(own['ceiling_parent'].max()):.1%} again"
+        else f"and a second SAE of {config.root} finds {number(own['ceiling_parent'].max()):.1%} again"
     )
     return (
         f"{count:,} features of {config.root}'s first SAE are matched in {both}: "
@@ -200,15 +201,5 @@ def _with_interval(row: dict[str, Any]) -> str:
     return f"{row['heritability']:.2f} [{row['heritability_low']:.2f}, {row['heritability_high']:.2f}]"
 
 
-def _range(shares: pl.Series, digits: int = 1) -> str:
-    """Write shares as a range, or as one where they round to the same."""
-    low, high = (f"{_number(end):.{digits}%}" for end in (shares.min(), shares.max()))
-    return low if low == high else f"{low.removesuffix('%')} to {high}"
-
-
 def _mean(shares: pl.Series) -> float:
-    return _number(shares.mean())
-
-
-def _number(value: Any) -> float:
-    return float(value)
+    return number(shares.mean())

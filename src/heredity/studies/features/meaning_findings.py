@@ -1,8 +1,8 @@
 """Sentences on what features are worth: what their removal costs, how well words say them, what they promote."""
 
-from typing import Any
-
 import polars as pl
+
+from heredity.studies.features.wording import decimals, number, plain
 
 ALL = "all"
 _P = 0.05
@@ -28,12 +28,12 @@ def words(summary: pl.DataFrame) -> list[str]:
     ):
         n, total = rows["explained"], int(rows["explained"].sum())
         score, null, above, chance = (
-            _number((rows[name].fill_null(0.0) * n).sum()) / total
+            number((rows[name].fill_null(0.0) * n).sum()) / total
             for name in ("score", "null_score", "above_every_null", "above_by_chance")
         )
         sentences.append(
             f"The explanations by {explainer} of {total:,} latents score {score:.2f} on average on contexts that "
-            f"they were not made from, those of other latents {_plain(null)}; {above:.0%} are better than every random "
+            f"they were not made from, those of other latents {plain(null)}; {above:.0%} are better than every random "
             f"one, where chance gives {chance:.0%}."
         )
     return sentences
@@ -46,11 +46,11 @@ def effects(measured: pl.DataFrame) -> list[str]:
     own = measured.drop_nulls(["measured", "measured_null_high"])
     if not own.height:
         return []
-    above = _number((own["measured"] > own["measured_null_high"]).mean())
+    above = number((own["measured"] > own["measured_null_high"]).mean())
     return [
         f"Taken out where they fire most, {own.height} features change the next token's probabilities as their direct "
-        f"effect says, at a correlation of {_plain(own['measured'].mean())} on average; other latents' effects reach "
-        f"{_plain(own['measured_null'].mean())}, and {above:.0%} of the features are above 95% of them."
+        f"effect says, at a correlation of {plain(own['measured'].mean())} on average; other latents' effects reach "
+        f"{plain(own['measured_null'].mean())}, and {above:.0%} of the features are above 95% of them."
     ]
 
 
@@ -64,8 +64,8 @@ def _sets(table: pl.DataFrame) -> list[str]:
         each=(1000 * pl.col("loss_change") / pl.col("n_latents")).mean(),
     )
     parts = [
-        f"all that {row['kind']} {_plain(row['loss_change'], 3)} nats per token ({row['n_latents']:,.0f} latents, "
-        f"{_plain(row['each'])} for a thousand)"
+        f"all that {row['kind']} {plain(row['loss_change'], 3)} nats per token ({row['n_latents']:,.0f} latents, "
+        f"{plain(row['each'])} for a thousand)"
         for row in means.iter_rows(named=True)
     ]
     return [f"Mean over the edges, removal costs a member: {', '.join(parts)}."] if parts else []
@@ -82,22 +82,7 @@ def _alike(alike: pl.DataFrame) -> list[str]:
         clear = int((rows["p"] <= _P).sum())
         sentences.append(
             f"On {clear} of {rows.height} edges the two latents of a pair that persists {said} more alike than "
-            f"strangers that fire as often (p ≤ {_P:.2f}): Spearman {_range(rows['spearman'])} against "
-            f"{_range(rows['null'])}."
+            f"strangers that fire as often (p ≤ {_P:.2f}): Spearman {decimals(rows['spearman'])} against "
+            f"{decimals(rows['null'])}."
         )
     return sentences
-
-
-def _range(values: pl.Series) -> str:
-    low, high = _plain(values.min()), _plain(values.max())
-    return low if low == high else f"{low} to {high}"
-
-
-def _plain(value: Any, digits: int = 2) -> str:
-    """Write a number with some digits, never as −0.00."""
-    text = f"{float(value):.{digits}f}"
-    return text.removeprefix("-") if float(text) == 0 else text.replace("-", "−")
-
-
-def _number(value: Any) -> float:
-    return float(value)
