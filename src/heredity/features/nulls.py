@@ -106,9 +106,9 @@ def floor(
         for kind in NAMES:
             r = match(kind, found.forward, found.backward, min_joint=settings.min_joint, least=least).r
             curves[kind].append(matched_curve(r, settings))
+            if kind == "best":
+                split.append(((r < settings.tau) & of_parts(found, settings)[0]).sum() / max(1, len(rows)))
         seen.append(found.forward.r[:, 0])
-        alone = match("best", found.forward, found.backward, min_joint=settings.min_joint, least=least).r
-        split.append(((alone < settings.tau) & of_parts(found, settings)[0]).sum() / max(1, len(rows)))
     first, *others = NAMES
     return Floor(
         np.array(curves[first]),
