@@ -24,7 +24,6 @@ from heredity.features.crosscoder_edges import crosscoder_tables
 from heredity.features.crosscoder_quality import OnDemand, crosscoder_qualities
 from heredity.features.crosscoding import crosscoder_table, encode_members, train_crosscoder
 from heredity.features.diary import Diary
-from heredity.features.harvest import harvest
 from heredity.features.l0 import unequal_l0
 from heredity.features.lineage import Lineage
 from heredity.features.sae import Crosscoder
@@ -38,7 +37,7 @@ from heredity.seeds import key
 from heredity.studies.features.config import Tracked
 from heredity.studies.features.family import Say
 from heredity.studies.features.jobs import history_of
-from heredity.studies.features.members import ends_in, load_member
+from heredity.studies.features.members import ends_in, harvest_member, load_member
 from heredity.studies.features.text import Streams
 
 _NAME = "crosscoder"
@@ -207,14 +206,7 @@ def _harvest(
     run: Run, config: Tracked, streams: Streams, text: TokenStream, folders: Sequence[Path], device: str
 ) -> list[ActivationStore]:
     """Harvest every member over one text, one model in memory at a time; what is there is kept."""
-    stores = []
-    for name, folder in zip(config.members, folders, strict=True):
-        model = load_member(run, name, device=device)
-        with threads(config.threads):
-            stores.append(
-                harvest(
-                    model, text, config.sae.site, folder, member=name, dtype=config.sae.keep,
-                    ends=ends_in(model, streams),
-                )
-            )  # fmt: skip
-    return stores
+    return [
+        harvest_member(run, config, streams, name, text, folder, device=device)
+        for name, folder in zip(config.members, folders, strict=True)
+    ]

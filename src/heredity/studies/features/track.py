@@ -15,7 +15,6 @@ from heredity.execute import Processes
 from heredity.features.codes import Codes, encode
 from heredity.features.diary import Diary
 from heredity.features.evaluate import qualities, with_k
-from heredity.features.harvest import harvest
 from heredity.features.sae import SAE
 from heredity.features.sae._format import load as load_sae
 from heredity.features.sae._format import save as save_sae
@@ -34,7 +33,7 @@ from heredity.studies.features.jobs import (
     jobs,
     store_of,
 )
-from heredity.studies.features.members import ends_in, load_member
+from heredity.studies.features.members import ends_in, harvest_member, load_member
 from heredity.studies.features.text import Streams
 
 CURVE = (8, 16, 32, 64)
@@ -160,17 +159,9 @@ def codes_of(
         own = [job for job in planned if (job.member, job.variant) in kinds and job.member == member]
         missing = [job for job in own if not (run.folder("codes") / job.name / "meta.json").exists()]
         if missing:
-            model = load_member(run, member, device=device)
+            out = run.folder("activations") / f"{member}-shared"
+            store = harvest_member(run, config, streams, member, streams.shared, out, device=device)
             with threads(config.threads):
-                store = harvest(
-                    model,
-                    streams.shared,
-                    config.sae.site,
-                    run.folder("activations") / f"{member}-shared",
-                    member=member,
-                    dtype=config.sae.keep,
-                    ends=ends_in(model, streams),
-                )
                 for job in missing:
                     encode(load_sae(Path(job.out)), store).save(run.folder("codes") / job.name)
             shutil.rmtree(store.path, ignore_errors=True)
@@ -210,9 +201,4 @@ def _harvest(run: Run, config: Tracked, streams: Streams, member: str, device: s
             f"{config.sae.batch_tokens:,}",
             "lower sae.batch_tokens, raise sae.stream_tokens, or add text",
         )
-    model = load_member(run, member, device=device)
-    with threads(config.threads):
-        harvest(
-            model, text, config.sae.site, store_of(run, member), member=member, dtype=config.sae.keep,
-            ends=ends_in(model, streams),
-        )  # fmt: skip
+    harvest_member(run, config, streams, member, text, store_of(run, member), device=device)
